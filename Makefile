@@ -1,0 +1,58 @@
+# Every target builds what it needs; `make setup` is implied.
+PYTHON ?= python3.11
+PYTHON_FOUND := $(shell command -v $(PYTHON) 2>/dev/null || command -v python3)
+BIN := .venv/bin
+STAMP := .venv/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: setup quickstart test test-all check bench showcase docs clean model chromium
+.DEFAULT_GOAL := help
+
+help:  ## show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(STAMP)  ## build .venv with exact pins
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON_FOUND)" || { echo "Python 3.11 or later is needed (apt install python3 python3-venv)"; exit 2; }
+	@$(PYTHON_FOUND) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON_FOUND) is older than Python 3.11"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON_FOUND) -m venv .venv
+	sh scripts/install-torch.sh $(BIN)/python
+	$(PIP) install --quiet --editable '.[dev,llamacpp]'
+	touch $(STAMP)
+
+model: $(STAMP)
+	@$(BIN)/trivet models pull smollm2-135m-instruct
+
+quickstart: model  ## a real model, four systems, three legs: quickstart/report.html
+	$(BIN)/trivet study run examples/quickstart.yaml --store quickstart --minutes 10
+
+check: $(STAMP)  ## lint, types, imports, quick tests (under 3 minutes)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --verbose
+	$(BIN)/python -m pytest -q -m "not model and not slow and not full"
+
+test: model  ## the tests that need the embedded model too (under 20 minutes)
+	$(BIN)/python -m pytest -m "not full"
+
+chromium:
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver; }
+
+test-all: model chromium  ## parity with peers, load, kills, browser (under 60 minutes)
+	$(BIN)/python -m pytest -m full
+
+bench: model  ## speed and memory against peers; prints one JSON line each
+	$(BIN)/python -m benchmarks
+
+showcase: model  ## every method that exists, compared (long)
+	$(BIN)/trivet study run examples/showcase.yaml --store showcase --minutes 60
+
+docs: $(STAMP)  ## build the documentation into site/
+	$(PIP) install --quiet --editable '.[docs]'
+	$(BIN)/python -m mkdocs build --strict
+
+clean:  ## remove what the targets made, not the model cache
+	rm -rf .venv site dist build quickstart showcase .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,95 @@
+"""Typed configuration: unknown keys, wrong types and values out of bounds give one clear message."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from trivet.errors import ConfigError
+
+
+class Config(BaseModel):
+    """Base of every configuration: frozen, unknown keys are errors, no silent coercion of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, protected_namespaces=())
+
+
+ConfigType = TypeVar("ConfigType", bound=BaseModel)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence that names the nearest of ``known``, or lists them all when none is near."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"known: {', '.join(known)}" if known else "none is known"
+
+
+def validate(kind: type[ConfigType], values: Mapping[str, Any], *, where: str) -> ConfigType:
+    """Build ``kind`` from ``values``.
+
+    Raises:
+        ConfigError: names ``where``, the key, the rule and the value received.
+    """
+    try:
+        return kind.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            names = _field_names(kind, first["loc"][:-1])
+            raise ConfigError(
+                f"unknown key {key!r}", where=where, hint=did_you_mean(str(first["loc"][-1]), names)
+            ) from None
+        received = first.get("input")
+        shown = "" if first["type"] == "missing" else f" (received {received!r:.80})"
+        raise ConfigError(f"{key or 'value'}: {first['msg']}{shown}", where=where) from None
+
+
+def _field_names(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    for part in location:
+        field = kind.model_fields.get(str(part))
+        inner = getattr(field, "annotation", None)
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        kind = inner
+    return list(kind.model_fields)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """A safe loader that refuses a key given twice, which YAML would silently let the last one win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if isinstance(key_node, yaml.ScalarNode):
+                if key_node.value in seen and key_node.tag != "tag:yaml.org,2002:merge":
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"key {key_node.value!r} is given twice", key_node.start_mark
+                    )
+                seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file whose top level is a mapping.
+
+    Raises:
+        ConfigError: the file is missing, is not UTF-8 YAML, or is not a mapping.
+    """
+    path = Path(path)
+    try:
+        value = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+    except FileNotFoundError:
+        raise ConfigError("no such file", where=str(path)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read: {error}", where=str(path)) from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"is not valid YAML: {' '.join(str(error).split())}", where=str(path)) from None
+    if not isinstance(value, dict):
+        raise ConfigError("the top level must be a mapping of keys to values", where=str(path))
+    return value

@@ -1,0 +1,1 @@
+"""What exists: the papers, the registry of methods, search."""

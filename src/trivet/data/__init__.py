@@ -1,0 +1,1 @@
+"""Reading, checking and converting data sets; the prompt suites that ship."""

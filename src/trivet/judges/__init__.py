@@ -1,0 +1,1 @@
+"""Scoring an answer: rules, heads on hidden states, graders; calibration against labels."""

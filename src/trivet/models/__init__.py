@@ -1,0 +1,1 @@
+"""Names to weights or endpoints, the engines, and the operations that programs ask of them."""

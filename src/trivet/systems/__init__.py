@@ -1,0 +1,1 @@
+"""The system: specification and building it."""
