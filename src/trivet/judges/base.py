@@ -11,8 +11,8 @@ from trivet.models.operations import Chat
 class Verdict:
     """A score, or why there is none.
 
-    ``value`` is the score in the judge's own unit, larger meaning more of its objective; ``None`` means "could
-    not score" and then ``reason`` says why. ``label`` names the category where the judge has categories;
+    ``value`` is the score in the judge's own unit, larger meaning more of its objective. ``None`` means "not
+    scored" and then ``reason`` says why. ``label`` names the category where the judge has categories;
     ``probabilities`` are by label, where the judge gives them.
     """
 
@@ -55,7 +55,7 @@ class Judge(Protocol):
 
     @property
     def quality(self) -> dict[str, Any]:
-        """Its measured agreement with labels: population, n, sensitivity, specificity, kappa; may be empty."""
+        """Measured agreement with labels: population, n, sensitivity, specificity, kappa; may be empty."""
         ...
 
     @property

@@ -47,7 +47,7 @@ class ActivationHook(Protocol):
     layers: tuple[int, ...]
 
     def __call__(self, layer: int, position: int, hidden: "torch.Tensor") -> "torch.Tensor | None":
-        """``hidden``: [tokens, width], first token at ``position``. Return a tensor to replace it, or None."""
+        """``hidden``: [tokens, width], first token at ``position``. A returned tensor replaces it."""
         ...
 
 
