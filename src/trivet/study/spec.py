@@ -1,0 +1,201 @@
+"""``study.yaml``: which systems are measured on what, and how.
+
+::
+
+    name: my-comparison
+    seed: 1
+    systems:
+      base: {model: smollm2-135m-instruct}
+      careful: careful.yaml            # a path, relative to this file
+      before: {log: logs/before.eval}  # an existing Inspect log stands in for a system
+    reference: base
+    evaluations: [helpful, honest, harmless, over_refusal, capability]
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from trivet._validation import Config, did_you_mean, read_yaml, validate
+from trivet.errors import ConfigError
+
+SHIPPED = ("helpful", "honest", "harmless", "over_refusal", "capability", "capability_ll")
+"""The evaluations that come with Trivet."""
+
+Leg = Literal["helpful", "honest", "harmless", "capability"]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
+
+
+class EvaluationEntry(Config):
+    """One entry of ``evaluations``; a plain name stands for ``{task: name}``.
+
+    Either ``task`` (a shipped name, ``file.py@task`` or ``package/task``) or ``prompts`` with ``judge``.
+    """
+
+    name: Name | None = None
+    task: str | None = None
+    args: dict[str, Any] = Field(default_factory=dict)
+    prompts: str | None = None
+    judge: str | dict[str, Any] | None = None
+    score: str | None = Field(None, description="which score of the task counts, where it gives several")
+    leg: Leg | None = None
+    higher_is_better: bool = True
+    epochs: int | None = Field(None, ge=1)
+    limit: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "EvaluationEntry":
+        if (self.task is None) == (self.prompts is None):
+            raise ValueError("give either `task`, or `prompts` with `judge`")
+        if self.prompts is not None and self.judge is None:
+            raise ValueError("`prompts` needs `judge`: the name of the judge that scores the answers")
+        if self.prompts is not None and self.args:
+            raise ValueError("`args` belong to a task; `prompts` takes none")
+        if self.task is not None and self.judge is not None and self.task not in SHIPPED:
+            raise ValueError(
+                "`judge` belongs to `prompts` or to a shipped task; other tasks bring their scorer"
+            )
+        return self
+
+    @property
+    def shipped(self) -> bool:
+        """True for the evaluations that come with Trivet."""
+        return self.task in SHIPPED
+
+    @property
+    def label(self) -> str:
+        """The name in logs and in the report."""
+        if self.name:
+            return self.name
+        source = Path(self.prompts).stem if self.prompts else str(self.task)
+        return re.sub(r"[^A-Za-z0-9._+-]", "-", source.rsplit("@", 1)[-1].rsplit("/", 1)[-1])[:64]
+
+
+class LogSystem(Config):
+    """Existing Inspect logs that stand in for a system: one file, several, or one for each evaluation."""
+
+    log: str | list[str] | dict[str, str]
+
+
+class Price(Config):
+    """US dollars for a million tokens."""
+
+    input: float = Field(ge=0)
+    output: float = Field(ge=0)
+
+
+class StudySpec(Config):
+    """The content of ``study.yaml``."""
+
+    name: Name
+    seed: int = Field(0, ge=0, lt=2**31)
+    systems: dict[Name, str | dict[str, Any]] = Field(min_length=1)
+    reference: str | None = None
+    evaluations: list[EvaluationEntry] = Field(min_length=1)
+    epochs: int = Field(1, ge=1, description="answers a prompt")
+    seeds: int = Field(1, ge=1, description="replicas of steps that train")
+    limit: int | None = Field(None, ge=1, description="prompts an evaluation, at most")
+    max_tokens: int = Field(256, ge=1, description="tokens an answer, at most")
+    max_cost: float | None = Field(None, gt=0, description="US dollars for all endpoints together")
+    prices: dict[str, Price] = Field(default_factory=dict, description="by system")
+    legs: dict[str, Any] | None = None
+    grader: str | list[str] | None = None
+    deterministic: bool = False
+    allow_circular: bool = False
+    max_connections: int = Field(32, ge=1, le=1024)
+    engine: str = "torch"
+
+    @field_validator("evaluations", mode="before")
+    @classmethod
+    def _names_to_entries(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            return [{"task": entry} if isinstance(entry, str) else entry for entry in value]
+        return value
+
+    @property
+    def log_systems(self) -> list[str]:
+        """Names of the systems that existing logs stand in for."""
+        return [name for name, value in self.systems.items() if isinstance(value, dict) and "log" in value]
+
+    def entry(self, label: str) -> EvaluationEntry:
+        """The evaluation with that label."""
+        return next(entry for entry in self.evaluations if entry.label == label)
+
+
+def load_study(path: Path) -> StudySpec:
+    """Read a study file and check all that can be checked without opening what it names.
+
+    Raises:
+        ConfigError: names the file, the key, the rule and the next step.
+    """
+    path = Path(path)
+    values = read_yaml(path)
+    _check_keys(values.get("evaluations"), EvaluationEntry, "evaluations", str(path))
+    return check_study(validate(StudySpec, values, where=str(path)), where=str(path))
+
+
+def check_study(spec: StudySpec, *, where: str) -> StudySpec:
+    """The rules between keys.
+
+    Raises:
+        ConfigError: a rule is broken.
+    """
+    if spec.reference is not None and spec.reference not in spec.systems:
+        raise ConfigError(
+            f"reference: there is no system {spec.reference!r}",
+            where=where,
+            hint=did_you_mean(spec.reference, spec.systems),
+        )
+    labels = [entry.label for entry in spec.evaluations]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ConfigError(
+                f"evaluations: {label!r} is there twice", where=where, hint="give each entry its own `name`"
+            )
+    for entry in spec.evaluations:
+        if entry.task is not None and not entry.shipped and "@" not in entry.task and "/" not in entry.task:
+            raise ConfigError(
+                f"evaluations: unknown evaluation {entry.task!r}",
+                where=where,
+                hint=f"{did_you_mean(entry.task, SHIPPED)} Others are `file.py@task` or `package/task`",
+            )
+    if spec.seeds > 1:
+        raise ConfigError(
+            f"seeds: {spec.seeds} replicas of steps that train, but no step of this study trains",
+            where=where,
+            hint="leave it out; `epochs` is the number of answers a prompt",
+        )
+    for name in spec.prices:
+        if name not in spec.systems:
+            raise ConfigError(
+                f"prices: there is no system {name!r}", where=where, hint=did_you_mean(name, spec.systems)
+            )
+    for name in spec.log_systems:
+        validate(LogSystem, _mapping(spec.systems[name]), where=f"{where}: systems.{name}")
+    return spec
+
+
+def reference_of(spec: StudySpec) -> str:
+    """The system that the others are compared with: ``reference``, or else the first."""
+    return spec.reference or next(iter(spec.systems))
+
+
+def _mapping(value: str | dict[str, Any]) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _check_keys(entries: Any, kind: type[Config], key: str, where: str) -> None:
+    """Unknown keys inside a list are named with the nearest right one."""
+    for number, entry in enumerate(entries if isinstance(entries, list) else []):
+        if isinstance(entry, Mapping):
+            for name in entry:
+                if name not in kind.model_fields:
+                    raise ConfigError(
+                        f"unknown key '{key}.{number}.{name}'",
+                        where=where,
+                        hint=did_you_mean(str(name), kind.model_fields),
+                    )
