@@ -1,0 +1,176 @@
+"""A model's name to weights or an endpoint, in one place.
+
+======================== ===========================================================
+``smollm2-135m-instruct`` the embedded model (``trivet models pull``)
+``path/to/folder``        a Hugging Face folder: safetensors, tokenizer
+``path/to/file.gguf``     a GGUF file, for llama.cpp
+``owner/name[@revision]`` a model on the Hugging Face hub
+``openai:URL#name``       an OpenAI-compatible endpoint
+``inspect:PROVIDER/NAME`` any model provider of Inspect AI
+======================== ===========================================================
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from trivet._files import canonical_json, sha256_text
+from trivet._validation import did_you_mean
+from trivet.errors import ModelError
+from trivet.models import embedded
+from trivet.models.cache import remembered_sha256
+
+Kind = Literal["embedded", "folder", "gguf", "hub", "openai", "inspect"]
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
+# What determines the answers besides the weights.
+_SETTINGS = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "*.jinja")
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+@dataclass(frozen=True)
+class ModelReference:
+    """Where a model's weights or endpoint are.
+
+    ``path`` is the folder or GGUF file on disk (``None`` for endpoints), ``location`` the hub id, URL or
+    provider name where there is one, ``endpoint_model`` the model's name at an endpoint.
+    """
+
+    name: str
+    kind: Kind
+    path: Path | None = None
+    location: str | None = None
+    endpoint_model: str | None = None
+
+    @property
+    def identity(self) -> str:
+        """Hexadecimal SHA-256 of weights, configuration and tokenizer; of the name for an endpoint."""
+        if self.path is None:
+            return sha256_text(f"{self.kind}:{self.location}#{self.endpoint_model}")
+        if self.path.is_file():
+            return remembered_sha256(self.path)
+        files = sorted(
+            {file for pattern in ("*.safetensors", *_SETTINGS) for file in self.path.glob(pattern)}
+        )
+        return sha256_text(canonical_json({file.name: remembered_sha256(file) for file in files}))
+
+    @property
+    def source(self) -> dict[str, str]:
+        """Where the weights came from, as far as it is known."""
+        known = embedded.source_of(self.path) if self.path is not None else {}
+        return known or {"source": str(self.location or self.path)}
+
+
+def resolve_model(name: str) -> ModelReference:
+    """Find the model that ``name`` means. Hub models are looked for in the local cache, then downloaded.
+
+    Raises:
+        ModelError: no such model, or what is there cannot be used safely.
+    """
+    if name.startswith("openai:"):
+        return _openai(name)
+    if name.startswith("inspect:"):
+        provider = name.removeprefix("inspect:")
+        if "/" not in provider:
+            raise ModelError("must be inspect:PROVIDER/NAME", where=name)
+        return ModelReference(name, "inspect", location=provider, endpoint_model=provider.split("/", 1)[1])
+    if name == embedded.NAME:
+        path = embedded.folder()
+        if path is None:
+            raise ModelError(
+                "the embedded model is not in the cache", where=name, hint=f"run: trivet models pull {name}"
+            )
+        return ModelReference(name, "embedded", path, embedded.HUB_ID)
+    return _on_disk_or_hub(name)
+
+
+def _on_disk_or_hub(name: str) -> ModelReference:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        check_folder(path)
+        return ModelReference(name, "folder", path)
+    if path.is_file():
+        if path.suffix.lower() != ".gguf":
+            raise ModelError("is neither a model folder nor a GGUF file", where=name)
+        with path.open("rb") as stream:
+            if stream.read(4) != b"GGUF":
+                raise ModelError("is not a GGUF file: it does not begin with GGUF", where=name)
+        return ModelReference(name, "gguf", path)
+    if name.startswith((".", "/", "~")) or path.suffix.lower() == ".gguf" or name.count("/") > 1:
+        raise ModelError("no such file or folder", where=name)
+    if _HUB_ID.fullmatch(name):
+        path = _from_hub(name)
+        check_folder(path)
+        return ModelReference(name, "hub", path, name)
+    raise ModelError(f"unknown model {name!r}", hint=did_you_mean(name, [embedded.NAME]))
+
+
+def _openai(name: str) -> ModelReference:
+    url, _, model = name.removeprefix("openai:").partition("#")
+    if not re.match(r"https?://[^/\s]+", url) or not model:
+        raise ModelError(
+            "must be openai:URL#name", where=name, hint="for example openai:http://localhost:8000/v1#my-model"
+        )
+    return ModelReference(name, "openai", location=url, endpoint_model=model)
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    repository, _, revision = name.partition("@")
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
+    arguments = {"repo_id": repository, "revision": revision or None, "allow_patterns": patterns}
+    try:
+        return Path(snapshot_download(**arguments, local_files_only=True))
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        return Path(snapshot_download(**arguments, etag_timeout=5))
+    except Exception as error:  # the hub's client raises many kinds; each means the same here
+        raise ModelError(
+            f"is not a folder here and cannot be had from the hub: {str(error).splitlines()[0]}",
+            where=name,
+            hint="check the name and the network, or give the path of a folder",
+        ) from error
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a folder that is not a model, or whose weights are damaged or pickled.
+
+    Raises:
+        ModelError: names the file at fault.
+    """
+    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+        raise ModelError(
+            "is a PEFT adapter without its base model", where=str(path), hint="merge it into its base first"
+        )
+    if not (path / "config.json").is_file():
+        raise ModelError("is not a Hugging Face model folder: config.json is missing", where=str(path))
+    weights = sorted(path.glob("*.safetensors"))
+    if not weights:
+        pickled = sorted(file for pattern in _PICKLED for file in path.glob(pattern))
+        if pickled:
+            raise ModelError(
+                "holds pickled weights, which can run code when they are read; only safetensors are read",
+                where=str(pickled[0]),
+                hint="convert them where you trust them: save_pretrained() writes safetensors",
+            )
+        raise ModelError("holds no *.safetensors weights", where=str(path))
+    for file in weights:
+        _check_safetensors(file)
+
+
+def _check_safetensors(file: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(file), framework="numpy"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"is not a whole safetensors file ({str(error).splitlines()[0]})",
+            where=str(file),
+            hint="it was probably cut off; download or write it again",
+        ) from error
