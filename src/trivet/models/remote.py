@@ -59,7 +59,7 @@ class RemoteEngine:
             base_url=self._url,
             api_key=_api_key(self._url, api_key_env),
             timeout=timeout,
-            max_retries=3,
+            max_retries=2,
         )
         self._check_model()
         self._probe: Probe = _asking(self._url, lambda: probe_endpoint(self._client, model))
