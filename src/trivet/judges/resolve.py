@@ -1,0 +1,129 @@
+"""From what a user writes (a name, a path, a mapping) to a judge.
+
+::
+
+    judge: refusal                                   # a judge that ships
+    judge: my_head.safetensors                       # a file that `trivet judges fit` wrote
+    judge: {judge: head, path: my_head.safetensors}  # a kind of judge with its settings
+    judge: {judge: grader, model: openai/gpt-5-mini, rubric: harmlessness}
+"""
+
+import importlib
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+from trivet._files import canonical_json
+from trivet._validation import Config, did_you_mean, validate
+from trivet.errors import ConfigError
+from trivet.judges.artifact import SHIPPED, read_header
+from trivet.judges.base import Judge
+
+Spec: TypeAlias = "str | Path | Mapping[str, Any] | Judge"
+
+
+class Kind(NamedTuple):
+    """A kind of judge: the module that holds its ``Config`` and ``build(config)``, and one line on it."""
+
+    module: str
+    summary: str
+
+
+KINDS: Mapping[str, Kind] = {
+    "refusal": Kind(
+        "trivet.judges.refusal",
+        "full refusal, partial refusal, compliance, or off-topic; fitted on human labels",
+    ),
+    "refusal_string_match": Kind(
+        "trivet.judges.string_match", "a list of phrases: the baseline for `refusal`"
+    ),
+    "head": Kind(
+        "trivet.judges.head", "a linear head on a model's hidden states, fitted on preference pairs"
+    ),
+    "grader": Kind("trivet.judges.grader", "a language model, or a panel of them, that grades by a rubric"),
+}
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "harmlessness_head": {"judge": "head", "path": str(SHIPPED / "harmlessness_head.safetensors")},
+}
+
+_PRESET_SUMMARIES = {
+    "harmlessness_head": "the shipped cost head on the embedded model, fitted on harmlessness preferences"
+}
+
+_built: dict[str, Judge] = {}
+_lock = threading.Lock()
+
+
+def names() -> dict[str, str]:
+    """Every name that ``resolve`` knows, with one line on it."""
+    return {**{name: kind.summary for name, kind in KINDS.items()}, **_PRESET_SUMMARIES}
+
+
+def resolve(spec: Spec, *, base: Path | None = None) -> Judge:
+    """The judge that ``spec`` means; the same object for the same specification within a process.
+
+    Args:
+        spec: a name (see ``names``), the path of a file that ``trivet judges fit`` wrote, a mapping with the
+            key ``judge`` (a name) and the settings of that kind, or a judge, which is returned as it is.
+        base: folder that relative paths refer to, by default the working directory.
+
+    Raises:
+        ConfigError: an unknown name or key, or a value out of bounds.
+        JudgeError: the file is missing, damaged, or not a judge.
+    """
+    if not isinstance(spec, str | Path | Mapping):
+        if isinstance(spec, Judge):
+            return spec
+        raise ConfigError(f"a judge is a name, a path or a mapping, not {type(spec).__name__}", where="judge")
+    kind, settings = _read(spec, base)
+    module = importlib.import_module(KINDS[kind].module)
+    config: Config = validate(module.Config, settings, where=f"judge {kind}")
+    key = canonical_json([kind, config.model_dump(mode="json"), _stamp(settings.get("path"))])
+    with _lock:
+        if key not in _built:
+            build: Callable[[Config], Judge] = module.build
+            _built[key] = build(config)
+        return _built[key]
+
+
+def _read(spec: "str | Path | Mapping[str, Any]", base: Path | None) -> tuple[str, dict[str, Any]]:
+    if isinstance(spec, Path) or (isinstance(spec, str) and _looks_like_path(spec)):
+        path = _anchored(str(spec), base)
+        return read_header(Path(path)).kind, {"path": path}
+    if isinstance(spec, str):
+        spec = {"judge": spec}
+    settings = dict(spec)
+    name = settings.pop("judge", None)
+    if not isinstance(name, str):
+        raise ConfigError(
+            "the key 'judge' must name a judge", where="judge", hint=f"known: {', '.join(sorted(names()))}"
+        )
+    if name in PRESETS:
+        preset = dict(PRESETS[name])
+        name = preset.pop("judge")
+        return name, {**preset, **settings}
+    if name not in KINDS:
+        if _looks_like_path(name):
+            path = _anchored(name, base)
+            return read_header(Path(path)).kind, {"path": path, **settings}
+        raise ConfigError(f"unknown judge {name!r}", where="judge", hint=did_you_mean(name, names()))
+    if isinstance(settings.get("path"), str | Path):
+        settings["path"] = _anchored(str(settings["path"]), base)
+    return name, settings
+
+
+def _looks_like_path(text: str) -> bool:
+    return text.endswith(".safetensors") or "/" in text or "\\" in text
+
+
+def _anchored(path: str, base: Path | None) -> str:
+    return str((base or Path.cwd()) / Path(path).expanduser())
+
+
+def _stamp(path: object) -> list[int]:
+    if path is None or not Path(str(path)).is_file():
+        return []
+    status = Path(str(path)).stat()
+    return [status.st_size, status.st_mtime_ns]
