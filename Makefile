@@ -52,6 +52,7 @@ showcase: model  ## every method that exists, compared (long)
 
 docs: $(STAMP)  ## build the documentation into site/
 	$(PIP) install --quiet --editable '.[docs]'
+	$(BIN)/python scripts/method_pages.py
 	$(BIN)/python -m mkdocs build --strict
 
 clean:  ## remove what the targets made, not the model cache
