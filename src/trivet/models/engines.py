@@ -1,0 +1,79 @@
+"""Engines by name, shared per process: the same weights are loaded once, however often they are asked for."""
+
+import threading
+from typing import Any
+
+from trivet.errors import ConfigError, ModelError, UnsupportedError
+from trivet.models.engine import Engine
+from trivet.models.names import ModelReference, resolve_model
+
+_shared: dict[tuple[Any, ...], Engine] = {}
+_lock = threading.Lock()
+
+ENGINES = ("auto", "torch", "llamacpp")
+
+
+def get_engine(
+    model: str,
+    *,
+    engine: str = "torch",
+    device: str = "auto",
+    dtype: str = "auto",
+    device_map: Any = None,
+    deterministic: bool = False,
+) -> Engine:
+    """The engine that runs ``model``, loaded at the first call and shared by its content afterwards.
+
+    ``engine`` is "torch", "llamacpp" or "auto" (llama.cpp for GGUF files, otherwise PyTorch); endpoints
+    (``openai:``, ``inspect:``) have engines of their own. ``deterministic`` gives answers that do not depend
+    on what else is running, bit by bit, at the price of speed.
+
+    Raises:
+        ModelError: the model cannot be found or loaded.
+        UnsupportedError: the engine cannot run this kind of model.
+        ConfigError: there is no engine of this name.
+    """
+    if engine not in ENGINES:
+        raise ConfigError(f"unknown engine {engine!r}", hint=f"one of {', '.join(ENGINES)}")
+    reference = resolve_model(model)
+    kind = _kind(reference, engine)
+    key = (kind, reference.identity, device, dtype, repr(device_map), deterministic)
+    with _lock:
+        if key not in _shared:
+            _shared[key] = _build(reference, kind, device, dtype, device_map, deterministic)
+        return _shared[key]
+
+
+def close_engines() -> None:
+    """Close every shared engine and forget it."""
+    with _lock:
+        engines = list(_shared.values())
+        _shared.clear()
+    for engine in engines:
+        engine.close()
+
+
+def _kind(reference: ModelReference, engine: str) -> str:
+    if reference.kind in {"openai", "inspect"}:
+        return reference.kind
+    if reference.kind == "gguf":
+        if engine == "torch":
+            raise UnsupportedError(
+                "a GGUF file runs in llama.cpp, not in PyTorch",
+                where=reference.name,
+                hint="set engine: llamacpp",
+            )
+        return "llamacpp"
+    return "torch" if engine == "auto" else engine
+
+
+def _build(
+    reference: ModelReference, kind: str, device: str, dtype: str, device_map: Any, deterministic: bool
+) -> Engine:
+    if kind == "torch":
+        from trivet.models.torch_engine import TorchEngine
+
+        return TorchEngine(
+            reference, device=device, dtype=dtype, device_map=device_map, deterministic=deterministic
+        )
+    raise ModelError(f"there is no engine for {kind} models in this version", where=reference.name)
