@@ -6,7 +6,7 @@ extended by more prompts. A journal works below Inspect, at the model's ``genera
 provider and solvers that call the model several times.
 
 One line is one JSON object ``{"key", "output", "check"}``; ``check`` is a digest of the other two, so a line
-that a kill cut short, or that was changed, is not taken for an answer. A line is flushed to disk (fsync) before
+that a kill cut short, or that was changed, is not taken for an answer. A line is on the disk (fsync) before
 its answer is used.
 """
 
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trivet._files import canonical_json, sha256_text
+from trivet.errors import StoreError
 from trivet.study.store import disk_error
 
 if TYPE_CHECKING:
@@ -116,12 +117,14 @@ def attach(
     journal: Journal,
     on_answer: "Callable[[ModelOutput, bool], None]",
     guard: Callable[[], None],
+    on_broken: Callable[[StoreError], None],
 ) -> "Model":
     """Make ``model`` write its answers to ``journal`` and replay those that are there.
 
     Args:
         on_answer: called with each answer and whether it was replayed.
         guard: called before an answer is generated; raises where no more may be spent.
+        on_broken: called where an answer could not be written, before the error is raised.
     """
     from inspect_ai.log._samples import sample_active
     from inspect_ai.model import ModelOutput
@@ -147,7 +150,11 @@ def attach(
         result = await generate(input, tools, tool_choice, config, **more)
         answer = result[0] if isinstance(result, tuple) else result
         if isinstance(answer, ModelOutput):
-            journal.put(key, answer.model_dump(mode="json", exclude_none=True))
+            try:
+                journal.put(key, answer.model_dump(mode="json", exclude_none=True))
+            except StoreError as error:
+                on_broken(error)
+                raise
             on_answer(answer, False)
         return result
 

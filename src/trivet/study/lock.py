@@ -1,8 +1,8 @@
 """One driver a store: a lock file that names who holds it.
 
 The lock is the kernel's (``flock``), so it ends with the process that holds it, however that process ends;
-the file's text only says who it was. Accepted trade-off: on network file systems without ``flock``, drivers on
-two machines are not kept apart.
+the file's text only says who it was. Accepted trade-off: without ``flock`` (some network file systems)
+drivers on two machines are not kept apart.
 """
 
 import fcntl

@@ -96,7 +96,9 @@ class StudySpec(Config):
     systems: dict[Name, str | dict[str, Any]] = Field(min_length=1)
     reference: str | None = None
     evaluations: list[EvaluationEntry] = Field(min_length=1)
-    epochs: int = Field(1, ge=1, description="answers a prompt")
+    epochs: int | None = Field(
+        None, ge=1, description="answers a prompt; by default what the task says, or 1"
+    )
     seeds: int = Field(1, ge=1, description="replicas of steps that train")
     limit: int | None = Field(None, ge=1, description="prompts an evaluation, at most")
     max_tokens: int = Field(256, ge=1, description="tokens an answer, at most")
