@@ -3,7 +3,9 @@
 import threading
 from typing import Any
 
-from trivet.errors import ConfigError, ModelError, UnsupportedError
+from trivet.errors import ConfigError, UnsupportedError
+from trivet.models import embedded
+from trivet.models.cache import remembered_sha256
 from trivet.models.engine import Engine
 from trivet.models.names import ModelReference, resolve_model
 
@@ -21,12 +23,14 @@ def get_engine(
     dtype: str = "auto",
     device_map: Any = None,
     deterministic: bool = False,
+    api_key_env: str | None = None,
 ) -> Engine:
     """The engine that runs ``model``, loaded at the first call and shared by its content afterwards.
 
     ``engine`` is "torch", "llamacpp" or "auto" (llama.cpp for GGUF files, otherwise PyTorch); endpoints
     (``openai:``, ``inspect:``) have engines of their own. ``deterministic`` gives answers that do not depend
-    on what else is running, bit by bit, at the price of speed.
+    on what else is running, bit by bit, at the price of speed. ``api_key_env`` names the environment variable
+    that holds an endpoint's key.
 
     Raises:
         ModelError: the model cannot be found or loaded.
@@ -37,10 +41,17 @@ def get_engine(
         raise ConfigError(f"unknown engine {engine!r}", hint=f"one of {', '.join(ENGINES)}")
     reference = resolve_model(model)
     kind = _kind(reference, engine)
-    key = (kind, reference.identity, device, dtype, repr(device_map), deterministic)
+    key = (kind, reference.identity, device, dtype, repr(device_map), deterministic, api_key_env)
     with _lock:
         if key not in _shared:
-            _shared[key] = _build(reference, kind, device, dtype, device_map, deterministic)
+            if kind == "torch":
+                from trivet.models.torch_engine import TorchEngine
+
+                _shared[key] = TorchEngine(
+                    reference, device=device, dtype=dtype, device_map=device_map, deterministic=deterministic
+                )
+            else:
+                _shared[key] = _build_other(reference, kind, device, api_key_env)
         return _shared[key]
 
 
@@ -67,13 +78,22 @@ def _kind(reference: ModelReference, engine: str) -> str:
     return "torch" if engine == "auto" else engine
 
 
-def _build(
-    reference: ModelReference, kind: str, device: str, dtype: str, device_map: Any, deterministic: bool
-) -> Engine:
-    if kind == "torch":
-        from trivet.models.torch_engine import TorchEngine
+def _build_other(reference: ModelReference, kind: str, device: str, api_key_env: str | None) -> Engine:
+    if kind == "openai":
+        from trivet.models.remote import RemoteEngine
 
-        return TorchEngine(
-            reference, device=device, dtype=dtype, device_map=device_map, deterministic=deterministic
+        return RemoteEngine(str(reference.location), str(reference.endpoint_model), api_key_env=api_key_env)
+    if kind == "inspect":
+        from trivet.models.inspect_models import InspectEngine
+
+        return InspectEngine(str(reference.location))
+    from trivet.models.llamacpp import LlamaCppEngine
+
+    path = embedded.gguf_path() if reference.kind == "embedded" else reference.path
+    if path is None or not path.is_file():
+        raise UnsupportedError(
+            "llama.cpp runs GGUF files; there is none for this model",
+            where=reference.name,
+            hint="give the path of a .gguf file, or set engine: torch",
         )
-    raise ModelError(f"there is no engine for {kind} models in this version", where=reference.name)
+    return LlamaCppEngine(path, name=reference.name, weights_identity=remembered_sha256(path), device=device)
