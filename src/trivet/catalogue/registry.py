@@ -147,6 +147,15 @@ def names(room: str | None = None) -> list[str]:
     return sorted(name for name in _places() if room is None or name.startswith(f"{room}/"))
 
 
+def source_file(name: str) -> Path:
+    """The file of the method ``name``.
+
+    Raises:
+        ConfigError: the name is unknown.
+    """
+    return _place(name).path
+
+
 def skipped() -> dict[str, str]:
     """Plug-in packages that were left out because an optional package is absent: name → hint."""
     return dict(_plugins()[1])
@@ -158,11 +167,7 @@ def find(name: str) -> Method:
     Raises:
         ConfigError: the name is unknown, or a package that the method needs is not installed.
     """
-    place = _places().get(name)
-    if place is None:
-        room = name.split("/", 1)[0]
-        known = names(room) or names()
-        raise ConfigError(f"unknown method {name!r}", hint=did_you_mean(name, known))
+    place = _place(name)
     try:
         importlib.import_module(place.module)
     except ModuleNotFoundError as error:
@@ -176,6 +181,14 @@ def find(name: str) -> Method:
     if name not in _registered:
         raise ConfigError("the file holds @method but registers nothing when imported", where=str(place.path))
     return _registered[name]
+
+
+def _place(name: str) -> _Place:
+    place = _places().get(name)
+    if place is None:
+        known = names(name.split("/", 1)[0]) or names()
+        raise ConfigError(f"unknown method {name!r}", hint=did_you_mean(name, known))
+    return place
 
 
 def _install_hint(module: str) -> str:
