@@ -1,0 +1,272 @@
+"""The plan of a study: its steps, what they cost, and how many prompts fit the time that there is.
+
+The steps form a DAG: generate (one a system and evaluation) → score → analyse → report, with a latency probe
+for each system beside them. Prompts are drawn by category, seeded and nested, so a study that is given more
+time later asks the same prompts again (and finds their answers) and then more.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from trivet._files import canonical_json, sha256_text
+from trivet.errors import StudyError
+from trivet.study.evaluations import Evaluation
+from trivet.study.spec import StudySpec
+
+# Shares of a time budget: what is neither generated nor scored (loading, latency, analysis, report).
+RESERVED = 0.12
+SMALLEST_MAX_TOKENS = 48
+PILOT = 4  # prompts an evaluation that measure the speed; their answers are kept
+ENOUGH = 40  # prompts an evaluation, below which shorter answers are preferred to fewer prompts
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What one system was seen to do here.
+
+    ``tokens`` is the mean length of an answer by evaluation, ``seconds`` the wall time an answer by
+    evaluation when many run together, ``scoring`` the same for the score step, ``latency`` the seconds of
+    one answer alone where it was measured.
+    """
+
+    tokens: Mapping[str, float] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    scoring: Mapping[str, float] = field(default_factory=dict)
+    latency: float | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the DAG. ``after`` names the steps that it needs; ``None`` means not known."""
+
+    name: str
+    kind: str
+    after: tuple[str, ...] = ()
+    system: str | None = None
+    evaluation: str | None = None
+    answers: int = 0
+    tokens: int | None = None
+    seconds: float | None = None
+    memory_bytes: int | None = None
+    done: bool = False
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How many prompts are asked and how long answers may be, and in words what was cut and why."""
+
+    prompts: Mapping[str, int]
+    max_tokens: int
+    said: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What ``trivet study plan`` prints and ``trivet study run`` does."""
+
+    study: str
+    key: str
+    minutes: float | None
+    choice: Choice
+    steps: tuple[Step, ...]
+    speeds: Mapping[str, Speed] = field(default_factory=dict)
+    smallest_effect: Mapping[str, float] = field(default_factory=dict)
+    marks: tuple[dict[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float | None:
+        """Estimate for all steps that are not done; ``None`` where no speed is known."""
+        left = [step.seconds for step in self.steps if not step.done]
+        known = [seconds for seconds in left if seconds is not None]
+        return None if left and not known else sum(known)
+
+    @property
+    def tokens(self) -> int:
+        """Answer tokens of the steps that are not done, at most."""
+        return sum(step.tokens or 0 for step in self.steps if not step.done)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**asdict(self), "seconds": self.seconds, "tokens": self.tokens}
+
+
+def plan_key(
+    spec: StudySpec, identities: Mapping[str, str], evaluations: Sequence[Evaluation], minutes: float | None
+) -> str:
+    """Under which a plan is kept: the same study with the same time gets the same plan again."""
+    rows = {e.label: [e.source, e.rows_digest([row["id"] for row in e.rows])] for e in evaluations}
+    content = spec.model_dump(mode="json", exclude={"max_connections"})
+    content["systems"] = sorted(identities.items())
+    return sha256_text(canonical_json([content, rows, minutes]))
+
+
+def full_choice(spec: StudySpec, evaluations: Sequence[Evaluation]) -> Choice:
+    """Everything that the study's own limits allow."""
+    return Choice({e.label: _limit(spec, e) for e in evaluations}, spec.max_tokens)
+
+
+def _limit(spec: StudySpec, evaluation: Evaluation) -> int:
+    limits = [len(evaluation.rows), evaluation.entry.limit, spec.limit]
+    return min(limit for limit in limits if limit is not None)
+
+
+def fit(
+    spec: StudySpec,
+    evaluations: Sequence[Evaluation],
+    speeds: Mapping[str, Speed],
+    minutes: float,
+    *,
+    latency_prompts: int,
+) -> Choice:
+    """The most prompts, and the longest answers, that fit ``minutes``.
+
+    All evaluations are cut to the same share of what they have to say: parts of one evaluation count each.
+    Where fewer than ``ENOUGH`` prompts would be left, answers are shortened first.
+
+    Raises:
+        StudyError: not even one prompt an evaluation fits.
+    """
+    full = full_choice(spec, evaluations)
+    latency = sum(latency_prompts * (speed.latency or 0.0) for speed in speeds.values())
+    budget = 60.0 * minutes * (1 - RESERVED) - latency
+    max_tokens = full.max_tokens
+    while True:
+        shrink = max_tokens / full.max_tokens
+        per_unit = _largest(evaluations, full, speeds, budget, max_tokens)
+        chosen = {e.label: min(full.prompts[e.label], per_unit * parts(e)) for e in evaluations}
+        short = any(chosen[e.label] < min(ENOUGH, full.prompts[e.label]) for e in evaluations)
+        if not short or max_tokens <= SMALLEST_MAX_TOKENS:
+            break
+        max_tokens = max(SMALLEST_MAX_TOKENS, int(max_tokens * 0.75))
+    if per_unit < 1:
+        raise StudyError(
+            f"not one prompt an evaluation fits {minutes:g} minutes with {len(speeds)} systems",
+            hint=f"give more minutes, fewer systems or evaluations, or max_tokens under {full.max_tokens}",
+        )
+    said = [
+        f"{label}: {n} of {full.prompts[label]} prompts, drawn by category with seed {spec.seed}, "
+        f"to fit {minutes:g} minutes"
+        for label, n in chosen.items()
+        if n < full.prompts[label]
+    ]
+    if shrink < 1:
+        said.append(f"answers of at most {max_tokens} tokens instead of {full.max_tokens}, to fit the time")
+    return Choice(chosen, max_tokens, tuple(said))
+
+
+def parts(evaluation: Evaluation) -> int:
+    """How many components an evaluation has; each gets as many prompts as an evaluation of one part."""
+    return max(1, len({str(row["category"]).split("/", 1)[0] for row in evaluation.rows}))
+
+
+def seconds_for(
+    evaluations: Sequence[Evaluation],
+    prompts: Mapping[str, int],
+    speeds: Mapping[str, Speed],
+    max_tokens: int,
+    measured_at: int,
+) -> float:
+    """Wall time of generating and scoring; answers cut shorter take proportionally less."""
+    total = 0.0
+    for evaluation in evaluations:
+        answers = prompts[evaluation.label] * evaluation.epochs
+        for speed in speeds.values():
+            generating = speed.seconds.get(evaluation.label, 0.0)
+            tokens = speed.tokens.get(evaluation.label, 0.0)
+            share = min(1.0, max_tokens / tokens) if tokens and max_tokens < measured_at else 1.0
+            total += answers * (generating * share + speed.scoring.get(evaluation.label, 0.0))
+    return total
+
+
+def _largest(
+    evaluations: Sequence[Evaluation],
+    full: Choice,
+    speeds: Mapping[str, Speed],
+    budget: float,
+    max_tokens: int,
+) -> int:
+    """The largest number of prompts a part that fits; all where everything fits."""
+    most = max(-(-full.prompts[e.label] // parts(e)) for e in evaluations)
+
+    def fits(n: int) -> bool:
+        chosen = {e.label: min(full.prompts[e.label], n * parts(e)) for e in evaluations}
+        return seconds_for(evaluations, chosen, speeds, max_tokens, full.max_tokens) <= budget
+
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
+
+
+def make_steps(
+    spec: StudySpec,
+    systems: Sequence[str],
+    evaluations: Sequence[Evaluation],
+    choice: Choice,
+    speeds: Mapping[str, Speed],
+    *,
+    memory: Mapping[str, int | None],
+    latency_prompts: int,
+) -> tuple[Step, ...]:
+    """The DAG with its estimates, in an order in which it can be run."""
+    steps: list[Step] = []
+    for evaluation in evaluations:
+        answers = choice.prompts[evaluation.label] * evaluation.epochs
+        for system in systems:
+            speed = speeds.get(system, Speed())
+            generated = system not in spec.log_systems
+            name = f"{system} × {evaluation.label}"
+            limit = evaluation.entry.max_tokens or choice.max_tokens
+            tokens = min(limit, speed.tokens.get(evaluation.label, limit)) if generated else 0
+            steps.append(
+                Step(
+                    name=f"generate {name}" if generated else f"read {name}",
+                    kind="generate" if generated else "read",
+                    system=system,
+                    evaluation=evaluation.label,
+                    answers=answers,
+                    tokens=round(answers * tokens),
+                    seconds=_times(answers, speed.seconds.get(evaluation.label)) if generated else 0.0,
+                    memory_bytes=memory.get(system),
+                )
+            )
+            steps.append(
+                Step(
+                    name=f"score {name}",
+                    kind="score",
+                    after=(steps[-1].name,),
+                    system=system,
+                    evaluation=evaluation.label,
+                    answers=answers,
+                    seconds=_times(answers, speed.scoring.get(evaluation.label)),
+                )
+            )
+    scored = tuple(step.name for step in steps if step.kind == "score")
+    for system in systems:
+        if system not in spec.log_systems:
+            latency = speeds.get(system, Speed()).latency
+            steps.append(
+                Step(
+                    name=f"latency {system}",
+                    kind="latency",
+                    system=system,
+                    answers=latency_prompts,
+                    seconds=_times(latency_prompts, latency),
+                )
+            )
+    latencies = tuple(step.name for step in steps if step.kind == "latency")
+    steps.append(Step(name="analyse", kind="analyse", after=scored + latencies, seconds=5.0))
+    steps.append(Step(name="report", kind="report", after=("analyse",), seconds=2.0))
+    return tuple(steps)
+
+
+def _times(count: int, seconds: float | None) -> float | None:
+    return None if seconds is None else round(count * seconds, 2)
+
+
+def mark_done(plan: Plan, done: Mapping[str, bool]) -> Plan:
+    """The plan with the finished steps marked."""
+    return replace(plan, steps=tuple(replace(step, done=done.get(step.name, False)) for step in plan.steps))
