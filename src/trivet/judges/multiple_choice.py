@@ -1,0 +1,83 @@
+"""Reading which choice a free-text answer to a multiple-choice question takes.
+
+In this order, and the first that decides wins:
+
+1. an announced letter ("Answer: B", "the correct answer is (B)"), the last one where there are several that
+   agree; announcements that disagree decide nothing;
+2. an answer that is a letter, or starts with one that is set off ("B", "(B)", "B) Paris", "B. Paris");
+3. the text of exactly one choice, as whole words; a choice that is part of a longer named one does not count;
+4. exactly one letter set in brackets anywhere.
+
+Everything else is unparsed; a guess is never made.
+"""
+
+import re
+from collections.abc import Sequence
+
+from trivet.judges.answers import contains, tokens
+
+_ANNOUNCED = re.compile(
+    r"\b(?:answer|choice|option)\b(?:\s+(?:is|would be|must be|should be))?\s*[:=\-]?\s*"
+    r"(?:(?:option|choice|letter)\s+)?[\s*_\"'`(\[]*([A-Za-z])(?![\w'’])",
+    re.IGNORECASE,
+)
+_LEADING = re.compile(r"[\s*_\"'`(\[]*([A-Za-z])[\"'`*_]*(?:[).\]:]|\s*$|\s*\n|\s+[-–]\s)")
+_BRACKETED = re.compile(r"[(\[]([A-Z])[)\]]|\b([A-Z])\)")
+
+
+def letter(index: int) -> str:
+    """The letter of the choice at ``index``: 0 is A."""
+    return chr(ord("A") + index)
+
+
+def parse_choice(answer: str, choices: Sequence[str]) -> int | None:
+    """Index of the choice that ``answer`` takes, or ``None`` where it takes none or more than one."""
+    announced = _indices(_announced(answer), len(choices))
+    if announced:
+        return announced.pop() if len(announced) == 1 else None
+    leading = _LEADING.match(answer)
+    if leading and (index := _index(leading.group(1), len(choices))) is not None:
+        return index
+    named = _named(answer, choices)
+    if named:
+        return named.pop() if len(named) == 1 else None
+    bracketed = _indices([one or other for one, other in _BRACKETED.findall(answer)], len(choices))
+    return bracketed.pop() if len(bracketed) == 1 else None
+
+
+def _announced(answer: str) -> list[str]:
+    found = []
+    for match in _ANNOUNCED.finditer(answer):
+        character, before = match.group(1), answer[match.start(1) - 1]
+        if before not in "([*_\"'`":
+            # "the answer is a kind of …": a bare article or pronoun goes on with a word, a letter does not.
+            goes_on = answer[match.end() :].lstrip(" ")[:1].isalnum()
+            if character.islower() or (character in "AI" and goes_on):
+                continue
+        found.append(character)
+    return found
+
+
+def _index(character: str, n: int) -> int | None:
+    index = ord(character.upper()) - ord("A")
+    return index if 0 <= index < n else None
+
+
+def _indices(characters: Sequence[str], n: int) -> set[int]:
+    return {index for character in characters if (index := _index(character, n)) is not None}
+
+
+def _named(answer: str, choices: Sequence[str]) -> set[int]:
+    given = tokens(answer)
+    wanted = [tokens(choice) for choice in choices]
+    found = {index for index, choice in enumerate(wanted) if contains(given, choice)}
+    return {
+        index
+        for index in found
+        if not any(
+            other != index
+            and len(wanted[other]) > len(wanted[index])
+            and contains(wanted[other], wanted[index])
+            for other in found
+        )
+    }
