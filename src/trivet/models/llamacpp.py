@@ -280,6 +280,8 @@ class _LlamaCppBackend:
             reason = "stop"
             if operation.stop and any(stop in self.decode(tokens) for stop in operation.stop):
                 reason = "stop_string"
+            else:
+                tokens.pop()  # the end-of-generation token, whose log-probability stays
         elif allowed < operation.max_tokens:
             reason = "context"
         return Continuation(
