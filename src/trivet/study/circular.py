@@ -1,7 +1,7 @@
 """What selects, trains or steers a system never measures it: the circularity check of a plan.
 
 Three uses are circular: an evaluation is scored by a judge that a system uses (best-of-n, say); a judge that
-scores was fitted on rows on which a system, or a judge that steers it, was fitted; and such rows have a prompt
+scores was fitted on rows that also fitted a system or a judge that steers it; and such rows have a prompt
 that the study asks. Prompts are compared in normalised form.
 """
 
