@@ -5,6 +5,7 @@ import random
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import httpx
 import pytest
 
 from trivet.errors import ConfigError, EndpointError, UnsupportedError
@@ -231,3 +232,45 @@ def test_identity_and_description_hold_no_key(endpoint, remote, monkeypatch):
     engine = remote(server, api_key_env="TALE_KEY")
     assert "sk-tale" not in json.dumps(engine.description)
     assert engine.identity == remote(server).identity
+
+
+@pytest.mark.model
+def test_a_real_server_is_probed_and_used(embedded_model, monkeypatch, remote_server):
+    """llama.cpp's own OpenAI-compatible server, with an API key, on the embedded model."""
+    url, name, key = remote_server
+    monkeypatch.setenv("LLAMA_KEY", key)
+    engine = RemoteEngine(url, name, api_key_env="LLAMA_KEY")
+    able = engine.capabilities
+    print(f"probed: {engine.description['probe']}")
+    assert {"temperature", "top_p", "top_k"} <= able.sampling
+    assert able.seed
+    completion = engine.submit(make(max_tokens=12)).result(60)
+    assert len(completion.text) > 10
+    assert completion.usage.completion_tokens == 12
+    hot = Sampling(temperature=1.0, top_k=50)
+    texts = [
+        engine.submit(make(sampling=hot, seed=seed, max_tokens=12)).result(60).text for seed in (1, 1, 2)
+    ]
+    engine.close()
+    assert texts[0] == texts[1] != texts[2]
+    monkeypatch.setenv("LLAMA_KEY", "wrong")
+    with pytest.raises(EndpointError, match="401"):
+        RemoteEngine(url, name, api_key_env="LLAMA_KEY").submit(make()).result(60)
+
+
+@pytest.fixture
+def remote_server():
+    import xllamacpp
+
+    from trivet.models import embedded
+
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = str(embedded.gguf_path())
+    parameters.n_ctx, parameters.n_parallel, parameters.warmup = 2048, 2, False
+    parameters.verbosity, parameters.ui = -1, False
+    parameters.api_keys = ["sk-test"]
+    server = xllamacpp.Server(parameters)
+    with httpx.Client(headers={"Authorization": "Bearer sk-test"}, trust_env=False) as client:
+        name = client.get(server.listening_address + "/v1/models").json()["data"][0]["id"]
+    yield server.listening_address + "/v1", name, "sk-test"
+    del server
