@@ -1,0 +1,292 @@
+"""What the template asks of the results: lookups, charts, and the sentences of the summary."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from markupsafe import Markup
+
+from trivet.study.report import charts, numbers
+from trivet.study.report.svg import Scale, span, symbol
+from trivet.study.results import (
+    COLUMNS,
+    LEGS,
+    Comparison,
+    ComponentResult,
+    Costs,
+    Estimate,
+    Front,
+    JudgeInfo,
+    LegResult,
+    StudyResults,
+    SystemInfo,
+)
+
+LegName = Literal["helpful", "honest", "harmless", "capability"]
+
+
+@dataclass(frozen=True)
+class JudgeTag:
+    """The quality of a judge in a few words, to stand beside a number that it made."""
+
+    name: str
+    text: str
+    weak: bool
+    title: str
+
+
+class View:
+    """The results, prepared for the template."""
+
+    def __init__(self, results: StudyResults) -> None:
+        self.results = results
+        names = [system.name for system in results.systems]
+        for leg in results.legs:
+            if leg.system not in names:
+                names.append(leg.system)
+        self.names = names
+        self._infos = {system.name: system for system in results.systems}
+        self._judges = {judge.name: judge for judge in results.judges}
+        self._costs = {costs.system: costs for costs in results.costs}
+        self._against = {(entry.system, entry.leg): entry for entry in results.comparisons}
+
+    # Systems
+
+    def index(self, system: str) -> int:
+        """The number of a system: its colour and shape everywhere."""
+        return self.names.index(system) if system in self.names else 0
+
+    def symbol(self, system: str) -> Markup:
+        """The system's mark."""
+        return symbol(self.index(system))
+
+    def info(self, system: str) -> SystemInfo | None:
+        """What is known of a system."""
+        return self._infos.get(system)
+
+    def is_reference(self, system: str) -> bool:
+        """True for the system that the others are compared with."""
+        return system == self.results.reference
+
+    # Legs
+
+    @cached_property
+    def columns(self) -> list[LegName]:
+        """The legs that the study holds, in their order, and capability."""
+        present = {leg.leg for leg in self.results.legs}
+        return [name for name in COLUMNS if name in present]  # type: ignore[misc]
+
+    @cached_property
+    def legs(self) -> list[LegName]:
+        """The legs proper that have a value for at least one system."""
+        measured = {leg.leg for leg in self.results.legs if leg.estimate.value is not None}
+        return [name for name in LEGS if name in measured]  # type: ignore[misc]
+
+    def leg(self, system: str, leg: str) -> LegResult | None:
+        """One cell of the table."""
+        return self.results.leg(system, leg)
+
+    def rate(self, leg: str) -> bool:
+        """True where a column is in percent."""
+        return numbers.is_rate(*(entry.estimate for entry in self.results.legs if entry.leg == leg))
+
+    def strip(self, system: str, leg: str) -> Markup:
+        """The cell's estimate on a scale that all systems of the column share."""
+        cell = self.leg(system, leg)
+        if cell is None:
+            return Markup("")
+        reference = self.leg(self.results.reference, leg)
+        line = reference.estimate.value if reference and not self.is_reference(system) else None
+        low, high = (0.0, 1.0) if self.rate(leg) else self._limits(leg)
+        scale = Scale(low, high, 7.0, 173.0)
+        return charts.interval_strip(
+            self.index(system), system, cell.estimate, cell.bounds, line, scale
+        )
+
+    def _limits(self, leg: str) -> tuple[float, float]:
+        found = [entry.estimate for entry in self.results.legs if entry.leg == leg]
+        values = [estimate.value for estimate in found if estimate.value is not None]
+        values += [end for e in found if e.interval for end in (e.interval.low, e.interval.high)]
+        return span(values or [0.0, 1.0], floor=1e-6, unit=False)
+
+    def comparison(self, system: str, leg: str) -> Comparison | None:
+        """The system against the reference."""
+        return self._against.get((system, leg))
+
+    # Judges and marks
+
+    def judge_tag(self, name: str | None) -> JudgeTag | None:
+        """The judge's measured agreement; ``None`` for rules, which have none to measure."""
+        info = self._judges.get(name or "")
+        if info is None:
+            return None
+        if info.kappa is None or info.kappa.value is None:
+            return JudgeTag(info.name, "agreement not measured", True, f"judge {info.name}")
+        interval = numbers.interval(info.kappa, rate=False)
+        text = f"κ {info.kappa.value:.2f}"
+        where = f"{info.population or 'labelled answers'}, n = {info.n or 0:,}"
+        own = "" if info.own_systems else "; not answers of these systems"
+        low = info.kappa.interval.low if info.kappa.interval else info.kappa.value
+        return JudgeTag(info.name, text, low < 0.4, f"judge {info.name}: {text} {interval}, {where}{own}")
+
+    def judges_of_leg(self, leg: str, systems: Iterable[str] | None = None) -> list[JudgeTag]:
+        """Tags of the judges behind a column, or behind some of its cells."""
+        wanted = set(self.names if systems is None else systems)
+        parts = {
+            (part.evaluation, part.component)
+            for entry in self.results.legs
+            if entry.leg == leg and entry.system in wanted
+            for part in entry.parts
+        }
+        evaluations = {evaluation for evaluation, _ in parts}
+        names: list[str] = []
+        for row in self.results.components:
+            if row.system not in wanted or row.judge is None or row.judge in names:
+                continue
+            if (row.evaluation, row.component) in parts or (
+                row.evaluation in evaluations and (row.evaluation, None) in parts
+            ):
+                names.append(row.judge)
+        tags = (self.judge_tag(name) for name in names)
+        return [tag for tag in tags if tag is not None]
+
+    def marks(self, system: str, evaluations: Iterable[str], judge: str | None = None) -> list[str]:
+        """Why a number of this system on these evaluations stands on a circular use."""
+        wanted = set(evaluations)
+        return [
+            mark.text
+            for mark in self.results.marks
+            if mark.system in (None, system)
+            and (mark.evaluation is None or mark.evaluation in wanted)
+            and (judge is None or mark.judge in (None, judge))
+        ]
+
+    def leg_marks(self, system: str, leg: str) -> list[str]:
+        """The same for a leg: through every evaluation that is part of it."""
+        cell = self.leg(system, leg)
+        if cell is None:
+            return []
+        return self.marks(system, {part.evaluation for part in cell.parts})
+
+    def comparison_marks(self, comparison: Comparison) -> list[str]:
+        """The same for a difference: through either system."""
+        both = self.leg_marks(comparison.system, comparison.leg)
+        return both + [
+            text for text in self.leg_marks(comparison.baseline, comparison.leg) if text not in both
+        ]
+
+    # Fronts
+
+    def pareto(self, front: Front) -> Markup:
+        """A plot of two legs."""
+        x, y = front.axes[:2]
+        points = []
+        for place in front.systems:
+            horizontal, vertical = self.leg(place.system, x), self.leg(place.system, y)
+            if horizontal is None or vertical is None:
+                continue
+            points.append(
+                charts.Point(
+                    self.index(place.system),
+                    place.system,
+                    horizontal.estimate,
+                    vertical.estimate,
+                    place.on_front,
+                    self.is_reference(place.system),
+                )
+            )
+        if not points:
+            return Markup("")
+        return charts.pareto_plot(points, self._axis(x), self._axis(y))
+
+    def _axis(self, leg: str) -> charts.Axis:
+        return charts.Axis(leg, self.rate(leg))
+
+    def all_legs(self) -> Markup:
+        """Every measured leg of every system in one view."""
+        front = self.results.front
+        winners = {place.system for place in front.systems if place.on_front} if front else set(self.names)
+        rows = []
+        for name in self.names:
+            cells = [self.leg(name, leg) for leg in self.legs]
+            row = [cell.estimate if cell else None for cell in cells]
+            rows.append((self.index(name), name, row, name in winners))
+        return charts.all_legs(rows, self.legs) if len(self.legs) > 1 else Markup("")
+
+    # Comparisons
+
+    def difference(self, comparison: Comparison) -> Markup:
+        """A difference on a scale that all comparisons of its table share."""
+        rows = [*self.results.comparisons, *self.results.pairwise]
+        rows = [row for row in rows if self.rate(row.leg) == self.rate(comparison.leg)]
+        reach = 0.02
+        for row in rows:
+            ends = [row.difference.value or 0.0, row.minimum_detectable_effect or 0.0]
+            if row.difference.interval is not None:
+                ends += [row.difference.interval.low, row.difference.interval.high]
+            reach = max(reach, *(abs(end) for end in ends))
+        return charts.difference_strip(
+            self.index(comparison.system), comparison, Scale(-reach, reach, 7.0, 173.0)
+        )
+
+    def value(self, leg: str, estimate: Estimate) -> str:
+        """A leg's number with the column's unit."""
+        return numbers.percent(estimate.value) if self.rate(leg) else numbers.number(estimate.value)
+
+    def interval(self, leg: str, estimate: Estimate) -> str:
+        """A leg's interval in the column's unit."""
+        return numbers.interval(estimate, rate=self.rate(leg))
+
+    # Costs
+
+    def costs(self, system: str) -> Costs | None:
+        """What an answer of the system costs."""
+        return self._costs.get(system)
+
+    def times(self, system: str, key: str) -> str:
+        """A cost as a multiple of the reference's."""
+        if self.is_reference(system):
+            return ""
+        return numbers.times(self._cost(system, key), self._cost(self.results.reference, key))
+
+    def _cost(self, system: str, key: str) -> float | None:
+        costs = self._costs.get(system)
+        value: Any = getattr(costs, key) if costs else None
+        return value.value if isinstance(value, Estimate) else value
+
+    # Components
+
+    def components(self) -> list[tuple[str, str, list[ComponentResult]]]:
+        """(evaluation, component, one row a system), in the order of the study."""
+        groups: dict[tuple[str, str], list[ComponentResult]] = {}
+        for row in self.results.components:
+            groups.setdefault((row.evaluation, row.component), []).append(row)
+        order = {entry.name: number for number, entry in enumerate(self.results.evaluations)}
+        keys = sorted(groups, key=lambda key: order.get(key[0], len(order)))
+        return [(*key, sorted(groups[key], key=lambda row: self.index(row.system))) for key in keys]
+
+    def judge(self, name: str) -> JudgeInfo | None:
+        """All that is known of a judge."""
+        return self._judges.get(name)
+
+    # The summary
+
+    @cached_property
+    def verdicts(self) -> dict[str, list[Comparison]]:
+        """Comparisons with the reference by verdict."""
+        found: dict[str, list[Comparison]] = {"better": [], "worse": [], "statistically tied": []}
+        for entry in self.results.comparisons:
+            if entry.verdict is not None:
+                found[entry.verdict].append(entry)
+        return found
+
+    @property
+    def n_answers(self) -> int:
+        """Answers that were measured, each counted once."""
+        return sum(row.n_answers for row in self.results.components)
+
+    @property
+    def n_unscored(self) -> int:
+        """Answers that could not be scored."""
+        return sum(row.n_unscored for row in self.results.components)
