@@ -158,6 +158,7 @@ class ProgramContext:
     encode: Callable[[str], Tokens]
     decode: Callable[[Sequence[int]], str]
     render: Callable[[Chat], Tokens]
+    visible: Callable[[str], str] = str  # the part of an answer that people see: what a judge is shown
     trace: list[dict[str, Any]] = field(default_factory=list)
 
 
