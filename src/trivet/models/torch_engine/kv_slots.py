@@ -1,0 +1,147 @@
+"""Keys and values of the sequences that are running, laid out for attention over many of them at once.
+
+A running sequence has a slot in a pool; all slots of a pool have the same capacity, so that one attention call
+covers all sequences of a pool with no copy and little padding. A sequence that outgrows its slot moves to the
+pool of the next capacity. Positions are written in place.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from trivet.models.torch_engine.kv_tree import Segment
+
+_SMALLEST = 128
+_FIRST_SLOTS = 4
+
+
+@dataclass(frozen=True)
+class KVShape:
+    """What one position needs: layers, key-value heads, width of a key and of a value."""
+
+    layers: int
+    heads: int
+    key_width: int
+    value_width: int
+
+
+class Pool:
+    """Slots of one capacity. ``keys`` and ``values``: [layers, slots, heads, capacity, width]."""
+
+    def __init__(self, shape: KVShape, capacity: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.shape, self.capacity = shape, capacity
+        self._dtype, self._device = dtype, device
+        self.used: list[bool] = []
+        self._allocate(0)
+
+    def _allocate(self, slots: int) -> None:
+        # Zeros, not empty: positions that the mask hides still enter the products, and NaN times zero is NaN.
+        def zeros(width: int) -> torch.Tensor:
+            return torch.zeros(
+                self.shape.layers,
+                slots,
+                self.shape.heads,
+                self.capacity,
+                width,
+                dtype=self._dtype,
+                device=self._device,
+            )
+
+        self.keys, self.values = zeros(self.shape.key_width), zeros(self.shape.value_width)
+
+    def take(self) -> int:
+        """The lowest free slot; the pool grows by half where there is none."""
+        if False not in self.used:
+            old_keys, old_values, count = self.keys, self.values, len(self.used)
+            slots = max(_FIRST_SLOTS, count + count // 2)
+            self._allocate(slots)
+            self.keys[:, :count] = old_keys
+            self.values[:, :count] = old_values
+            self.used += [False] * (slots - count)
+        index = self.used.index(False)
+        self.used[index] = True
+        return index
+
+    def free(self, index: int) -> None:
+        """Give a slot back; an empty pool gives its memory back."""
+        self.used[index] = False
+        if not any(self.used) and len(self.used) > _FIRST_SLOTS:
+            self.used = []
+            self._allocate(0)
+
+
+@dataclass(eq=False)
+class Slot:
+    """A running sequence's place."""
+
+    pool: Pool
+    index: int
+
+
+class KVSlots:
+    """All pools of one model."""
+
+    def __init__(self, shape: KVShape, context_length: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.shape = shape
+        self._context = context_length
+        self._dtype, self._device = dtype, device
+        self._pools: dict[int, Pool] = {}
+
+    def place(self, length: int) -> Slot:
+        """A slot for a sequence of ``length`` positions."""
+        pool = self._pool(length)
+        return Slot(pool, pool.take())
+
+    def grow(self, slot: Slot, used: int, length: int) -> None:
+        """Make room for ``length`` positions; the first ``used`` are kept."""
+        if length <= slot.pool.capacity:
+            return
+        pool = self._pool(length)
+        self._move(slot, pool, pool.take(), used)
+
+    def compact(self, slots: list[tuple[Slot, int]]) -> None:
+        """Move sequences (with their lengths) down into holes where a pool has become sparse."""
+        for pool in self._pools.values():
+            mine = sorted(
+                (pair for pair in slots if pair[0].pool is pool), key=lambda pair: pair[0].index, reverse=True
+            )
+            if not mine or mine[0][0].index + 1 - len(mine) <= max(2, len(mine) // 4):
+                continue
+            for slot, used in mine:
+                hole = pool.used.index(False) if False in pool.used else slot.index
+                if hole >= slot.index:
+                    break
+                pool.used[hole] = True
+                self._move(slot, pool, hole, used)
+
+    def write(self, slot: Slot, start: int, segment: Segment, count: int) -> None:
+        """Copy the first ``count`` positions of a segment to ``start``."""
+        slot.pool.keys[:, slot.index, :, start : start + count] = segment.keys[:, :, :count]
+        slot.pool.values[:, slot.index, :, start : start + count] = segment.values[:, :, :count]
+
+    def read(self, slot: Slot, start: int, end: int) -> Segment:
+        """A copy of positions ``start`` to ``end``."""
+        return Segment(
+            slot.pool.keys[:, slot.index, :, start:end].clone(),
+            slot.pool.values[:, slot.index, :, start:end].clone(),
+        )
+
+    def free(self, slot: Slot) -> None:
+        """Give a slot back."""
+        slot.pool.free(slot.index)
+
+    def _move(self, slot: Slot, pool: Pool, index: int, used: int) -> None:
+        pool.keys[:, index, :, :used] = slot.pool.keys[:, slot.index, :, :used]
+        pool.values[:, index, :, :used] = slot.pool.values[:, slot.index, :, :used]
+        slot.pool.free(slot.index)
+        slot.pool, slot.index = pool, index
+
+    def _pool(self, length: int) -> Pool:
+        # Capacities 128, 192, 256, 384, 512, …: a slot is at most half empty, and moves are few.
+        capacity = _SMALLEST
+        while capacity < length:
+            capacity = capacity * 3 // 2 if capacity & (capacity - 1) == 0 else capacity * 4 // 3
+        capacity = min(capacity, self._context)
+        if capacity not in self._pools:
+            self._pools[capacity] = Pool(self.shape, capacity, self._dtype, self._device)
+        return self._pools[capacity]

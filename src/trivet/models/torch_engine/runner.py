@@ -1,0 +1,178 @@
+"""Forward passes of one model over many sequences at once."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from trivet.errors import UnsupportedError
+from trivet.models.torch_engine import attention
+from trivet.models.torch_engine.attention import DecodeGroup, Plan, Stretch
+from trivet.models.torch_engine.kv_slots import KVShape, KVSlots
+from trivet.models.torch_engine.kv_tree import KVTree
+from trivet.models.torch_engine.layers import Layers, Tap
+from trivet.models.torch_engine.loading import LoadedModel
+from trivet.models.torch_engine.rows import Row
+
+
+@dataclass
+class Work:
+    """The next ``count`` tokens of a row, and the logits that were read: [wanted positions, vocabulary]."""
+
+    row: Row
+    count: int
+    wanted: list[int] = field(default_factory=list)
+    logits: torch.Tensor | None = None
+
+
+class ModelRunner:
+    """A loaded model, its slots and its KV tree. Used from the engine's thread alone."""
+
+    def __init__(self, loaded: LoadedModel, *, tree_budget: int) -> None:
+        self.loaded = loaded
+        self.layers = Layers(loaded.model)
+        attention.register()
+        try:
+            loaded.model.set_attn_implementation(attention.NAME)
+        except ValueError as error:
+            raise UnsupportedError(
+                f"the model's attention cannot be replaced: {str(error).splitlines()[0]}", where=loaded.where
+            ) from error
+        shape = self._examine()
+        home = loaded.model.get_input_embeddings().weight.device
+        self._home = home
+        self.slots = KVSlots(shape, loaded.context_length, loaded.dtype, home)
+        self.tree = KVTree(tree_budget)
+        self.steps = 0
+        self.seconds = 0.0
+
+    def _examine(self) -> KVShape:
+        """Find the shape of keys and values with one token, and refuse what packed attention cannot do."""
+        config = self.loaded.model.config.get_text_config()
+        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+        strange = kinds - {"full_attention", "sliding_attention"}
+        if strange or self.loaded.model._is_stateful or config.is_encoder_decoder:
+            what = ", ".join(sorted(strange)) or "state that cannot be rewound"
+            raise UnsupportedError(f"the model uses {what}", where=self.loaded.where)
+        device = self.loaded.model.get_input_embeddings().weight.device
+        plan = Plan(device, seen={})
+        with torch.inference_mode():
+            token = torch.zeros(1, 1, dtype=torch.long, device=device)
+            self.loaded.model(input_ids=token, position_ids=token, use_cache=False, trivet_plan=plan)
+        seen = plan.seen or {}
+        count = config.num_hidden_layers
+        shapes = {entry[:3] for entry in seen.values()}
+        if sorted(seen) != list(range(count)) or len(shapes) != 1:
+            raise UnsupportedError(
+                "the model's layers keep keys and values differently", where=self.loaded.where
+            )
+        if "sliding_attention" in kinds:
+            for layer, kind in enumerate(config.layer_types):
+                if kind == "sliding_attention" and seen[layer][3] is None:
+                    raise UnsupportedError("the model hides its sliding window", where=self.loaded.where)
+        heads, key_width, value_width = shapes.pop()
+        return KVShape(count, heads, key_width, value_width)
+
+    def start(self, row: Row) -> int:
+        """Give a row its slot and copy what the KV tree knows of it; returns how many tokens that is."""
+        row.slot = self.slots.place(len(row.tokens))
+        if row.private:
+            return 0
+        found, segments = self.tree.match(tuple(row.tokens), max(row.reusable, 0))
+        at = 0
+        for segment in segments:
+            count = min(segment.keys.shape[2], found - at)
+            self.slots.write(row.slot, at, segment, count)
+            at += count
+        row.computed = row.stored = found
+        return found
+
+    def store(self, row: Row) -> Any:
+        """Put what is computed of a row into the KV tree; returns the node."""
+        slot = row.slot
+        assert slot is not None
+        row.stored = row.computed
+        return self.tree.insert(
+            tuple(row.tokens[: row.computed]), lambda start, end: self.slots.read(slot, start, end)
+        )
+
+    def end(self, row: Row) -> None:
+        """Free a row's slot."""
+        if row.slot is not None:
+            self.slots.free(row.slot)
+            row.slot = None
+
+    def step(self, work: Sequence[Work]) -> None:
+        """One forward pass; fills in the logits of each piece of work."""
+        started = time.perf_counter()
+        for piece in work:
+            assert piece.row.slot is not None
+            self.slots.grow(piece.row.slot, piece.row.computed, piece.row.computed + piece.count)
+        with torch.inference_mode():
+            ordered, plan, taps = self._plan(work)
+            tokens, positions, wanted = [], [], []
+            for piece in ordered:
+                start, end = piece.row.computed, piece.row.computed + piece.count
+                piece.wanted = piece.row.wanted(start, end)
+                wanted += [len(tokens) + position - start for position in piece.wanted]
+                tokens += piece.row.tokens[start:end]
+                positions += range(start, end)
+            with self.layers.tapped(taps):
+                logits = self.loaded.model(
+                    input_ids=torch.tensor([tokens], device=self._home),
+                    position_ids=torch.tensor([positions], device=self._home),
+                    use_cache=False,
+                    logits_to_keep=torch.tensor(wanted, dtype=torch.long, device=self._home),
+                    trivet_plan=plan,
+                ).logits[0]
+            at = 0
+            for piece in ordered:
+                piece.logits = logits[at : at + len(piece.wanted)]
+                at += len(piece.wanted)
+                piece.row.computed += piece.count
+        self.steps += 1
+        self.seconds += time.perf_counter() - started
+
+    def _plan(self, work: Sequence[Work]) -> tuple[list[Work], Plan, list[Tap]]:
+        pools: dict[int, list[Work]] = {}
+        stretches = []
+        for piece in work:
+            assert piece.row.slot is not None
+            if piece.count == 1:
+                pools.setdefault(piece.row.slot.pool.capacity, []).append(piece)
+            else:
+                stretches.append(piece)
+        plan, ordered = Plan(self._home), []
+        for capacity in sorted(pools):
+            group = sorted(pools[capacity], key=_slot_index)
+            places = [piece.row.computed for piece in group]
+            slot = group[0].row.slot
+            assert slot is not None
+            plan.groups.append(
+                DecodeGroup(
+                    slot.pool,
+                    len(ordered),
+                    torch.tensor([_slot_index(piece) for piece in group], device=self._home),
+                    torch.tensor(places, device=self._home),
+                    max(places) + 1,
+                )
+            )
+            ordered += group
+        at = len(ordered)
+        for piece in stretches:
+            assert piece.row.slot is not None
+            plan.stretches.append(Stretch(piece.row.slot, at, piece.count, piece.row.computed))
+            at += piece.count
+        ordered += stretches
+        taps, at = [], 0
+        for piece in ordered:
+            taps += piece.row.taps(piece.row.computed, piece.row.computed + piece.count, at)
+            at += piece.count
+        return ordered, plan, taps
+
+
+def _slot_index(piece: Work) -> int:
+    assert piece.row.slot is not None
+    return piece.row.slot.index

@@ -1,0 +1,275 @@
+"""Continuous batching: sequences join and leave the running batch at every step.
+
+Each step feeds one token of every sequence that is decoding and, in what is left of the step's token budget,
+stretches of prompts, so that a long prompt does not stall the answers in flight. A sequence whose prompt
+begins like one that is being computed waits for it and takes the common part from the KV tree. Earlier
+requests go first.
+"""
+
+import heapq
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from trivet.errors import EngineError
+from trivet.models.torch_engine.kv_tree import common_length
+from trivet.models.torch_engine.rows import ExtendRow, HiddenRow, NextRow, Row, ScoreRow
+from trivet.models.torch_engine.runner import ModelRunner, Work
+from trivet.models.torch_engine.sampling import draw
+from trivet.models.torch_engine.task import Task
+
+_WORTH_WAITING = 8  # tokens of a common prefix for which a sequence waits
+inside_judge = threading.local()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """``rows``: sequences in the batch; ``stretch``: prompt tokens a step while others decode; ``alone``:
+    prompt tokens a step when none does."""
+
+    rows: int = 64
+    stretch: int = 256
+    alone: int = 1024
+
+
+class Scheduler:
+    """Runs tasks on the runners of an engine, in a thread of its own."""
+
+    def __init__(self, runners: Mapping[str, ModelRunner], limits: Limits) -> None:
+        self._runners, self._limits = runners, limits
+        self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._tasks: set[Task] = set()
+        self._owner: dict[Row, Task] = {}
+        self._waiting: list[tuple[tuple[int, int], int, Row]] = []
+        self._active: list[Row] = []
+        self._count = 0
+        self._closing = False
+        self._judges = ThreadPoolExecutor(
+            8, thread_name_prefix="trivet-judge", initializer=lambda: setattr(inside_judge, "yes", True)
+        )
+        self._thread = threading.Thread(target=self._run, name="trivet-engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, task: Task) -> None:
+        """Take a task over."""
+        task.handle.on_cancel = lambda: self._inbox.put(lambda: self._drop(task))
+        self._inbox.put(lambda: self._begin(task))
+
+    def close(self) -> None:
+        """Cancel all tasks and end the thread."""
+        self._inbox.put(self._close)
+        self._thread.join()
+        self._judges.shutdown(wait=False, cancel_futures=True)
+
+    def _run(self) -> None:
+        while not self._closing:
+            try:
+                self._read_inbox()
+                self._admit()
+                for name, runner in self._runners.items():
+                    rows = [row for row in self._active if row.model == name]
+                    if rows:
+                        self._step(runner, rows)
+            except Exception as error:  # nobody may be left waiting for a thread that has died
+                for task in list(self._tasks):
+                    task.fail(error)
+                    self._drop(task)
+
+    def _read_inbox(self) -> None:
+        block = not self._active and not self._waiting
+        while not self._closing:
+            try:
+                message = self._inbox.get(block=block)
+            except Empty:
+                return
+            message()
+            block = False
+
+    def _close(self) -> None:
+        self._closing = True
+        for task in list(self._tasks):
+            task.handle.future.cancel()
+            self._drop(task)
+
+    def _begin(self, task: Task) -> None:
+        if not task.handle.done():
+            self._tasks.add(task)
+            self._guarded(task, task.start)
+
+    def _guarded(self, task: Task, action: Callable[[], None]) -> None:
+        """Run a part of a task's program; whatever it raises ends this task alone."""
+        try:
+            action()
+        except BaseException as error:
+            task.fail(error)
+        if task.finished:
+            self._drop(task)
+        elif task.judging is not None:
+            self._judge(task)
+        else:
+            for row in task.rows:
+                self._owner[row] = task
+                self._count += 1
+                heapq.heappush(self._waiting, (row.order, self._count, row))
+
+    def _judge(self, task: Task) -> None:
+        operation = task.judging
+        assert operation is not None
+
+        def score() -> None:
+            result: Any = None
+            failure: Exception | None = None
+            try:
+                result = list(operation.judge.score(operation.chats))
+            except Exception as error:
+                failure = error
+            self._inbox.put(lambda: self._resume(task, result, failure))
+
+        self._judges.submit(score)
+
+    def _resume(self, task: Task, result: Any, failure: Exception | None = None) -> None:
+        if task in self._tasks:
+            self._guarded(task, lambda: task.resume(result, failure))
+
+    def _drop(self, task: Task) -> None:
+        """Forget a task that has finished, failed or been cancelled, and free its slots."""
+        if task not in self._tasks:
+            return
+        self._tasks.discard(task)
+        if not task.finished:
+            task.fail(CancelledError())
+        for row in task.rows:
+            row.done = True
+            self._leave(row)
+        for model, node in task.held:
+            self._runners[model].tree.release(node)
+        task.held.clear()
+
+    def _leave(self, row: Row) -> None:
+        self._owner.pop(row, None)
+        if row in self._active:
+            self._active.remove(row)
+            self._runners[row.model].end(row)
+
+    # -- joining the batch
+
+    def _admit(self) -> None:
+        put_back = []
+        tries = 2 * self._limits.rows
+        while self._waiting and len(self._active) < self._limits.rows and tries:
+            entry = heapq.heappop(self._waiting)
+            row = entry[2]
+            if row.done:
+                continue
+            tries -= 1
+            if self._should_wait(row):
+                put_back.append(entry)
+                continue
+            task = self._owner[row]
+            found = self._runners[row.model].start(row)
+            task.usage.cached_tokens += found
+            self._active.append(row)
+        for entry in put_back:
+            heapq.heappush(self._waiting, entry)
+
+    def _should_wait(self, row: Row) -> bool:
+        if row.private:
+            return False
+        for other in self._active:
+            if other.pending > 1 and not other.private and other.model == row.model:
+                common = min(common_length(other.tokens, row.tokens), row.reusable)
+                if common > other.stored + _WORTH_WAITING:
+                    return True
+        return False
+
+    # -- one step
+
+    def _step(self, runner: ModelRunner, rows: list[Row]) -> None:
+        work = [Work(row, 1) for row in rows if row.pending == 1]
+        budget = self._limits.stretch if work else self._limits.alone
+        for row in sorted((row for row in rows if row.pending > 1), key=lambda row: row.order):
+            count = min(row.pending, budget)
+            if count:
+                work.append(Work(row, count))
+                budget -= count
+        try:
+            runner.step(work)
+        except Exception as error:
+            failure = EngineError(f"the model failed: {' '.join(str(error).split())[:400]}")
+            failure.__cause__ = error
+            for task in {self._owner[piece.row] for piece in work}:
+                task.fail(failure)
+                self._drop(task)
+            return
+        for piece in work:
+            self._owner[piece.row].usage.forward_tokens += piece.count
+        self._store_prompts(runner, work)
+        self._read_logits(work)
+        self._settle(work)
+        runner.slots.compact(
+            [(row.slot, row.computed) for row in self._active if row.slot and row.model == rows[0].model]
+        )
+
+    def _store_prompts(self, runner: ModelRunner, work: list[Work]) -> None:
+        for piece in work:
+            if piece.count > 1 and not piece.row.private and not piece.row.error:
+                self._hold(runner, piece.row)
+
+    def _hold(self, runner: ModelRunner, row: Row) -> None:
+        node = runner.store(row)
+        runner.tree.hold(node)
+        self._owner[row].held.append((row.model, node))
+
+    def _read_logits(self, work: list[Work]) -> None:
+        drawing = []
+        for piece in work:
+            row = piece.row
+            if row.error or piece.logits is None:
+                continue
+            if isinstance(row, ExtendRow) and piece.wanted:
+                drawing.append((row, piece.logits[0].float()))
+            elif isinstance(row, ScoreRow) and piece.wanted:
+                row.take(piece.wanted, piece.logits.float())
+            elif isinstance(row, NextRow) and piece.wanted:
+                row.take(piece.logits[0].float())
+            elif isinstance(row, HiddenRow) and not row.pending:
+                row.finish()
+        drawing = [(row, row.transformed(logits) if row.transforms else logits) for row, logits in drawing]
+        drawing = [(row, logits) for row, logits in drawing if not row.error]
+        if not drawing:
+            return
+        import torch
+
+        with torch.inference_mode():
+            drawn = draw(torch.stack([logits for _, logits in drawing]), [row.draw() for row, _ in drawing])
+        for (row, _), token in zip(drawing, drawn):
+            self._owner[row].note_token()
+            try:
+                row.take(token)
+            except Exception as error:  # the caller's on_text raised
+                row.error = error
+
+    def _settle(self, work: list[Work]) -> None:
+        """Fail, finish or go on with the tasks whose rows have changed."""
+        touched = dict.fromkeys(self._owner[piece.row] for piece in work)
+        for task in touched:
+            error = next((row.error for row in task.rows if row.error), None)
+            if error is not None:
+                task.fail(error)
+                self._drop(task)
+            elif task.answer.blocked:
+                self._guarded(task, task.cut)
+            else:
+                for row in task.rows:
+                    if row.done and row in self._active:
+                        if not row.private and row.computed > row.stored:
+                            self._hold(self._runners[row.model], row)
+                        self._leave(row)
+                if task.rows and all(row.done for row in task.rows):
+                    self._go_on(task)
+
+    def _go_on(self, task: Task) -> None:
+        self._guarded(task, lambda: task.resume(task.collect()))
