@@ -45,7 +45,7 @@ def test_a_good_row_comes_back_with_its_defaults(kind):
         ("capability", {"answer": 2}, "not an index of the 2 choices"),
         ("capability", {"answer": -1}, "answer: "),
         ("capability", {"answer": True}, "answer: "),
-        ("capability", {"choices": ["x", "x "]}, "two choices are the same"),
+        ("capability", {"choices": ["x", "x "]}, "the right choice is given twice"),
         ("statements", {"true": 1}, "true: "),
     ],
 )

@@ -8,7 +8,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,13 @@ PlacedRow = tuple[str, dict[str, Any]]
 _SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
 
-def read_rows(path: str | Path, *, encoding: str = "utf-8") -> list[PlacedRow]:
+def read_rows(
+    path: str | Path,
+    *,
+    encoding: str = "utf-8",
+    columns: Sequence[str] | None = None,
+    records: str | None = None,
+) -> list[PlacedRow]:
     """Read a file of rows.
 
     Args:
@@ -29,6 +35,8 @@ def read_rows(path: str | Path, *, encoding: str = "utf-8") -> list[PlacedRow]:
             ``.json``: a list of objects; ``.csv``: the first line names the columns and every value is text;
             ``.parquet``: as ``pyarrow`` reads it. The first three may be gzip-compressed (``.jsonl.gz``).
         encoding: of a text file; a byte-order mark is skipped.
+        columns: names of the columns of a ``.csv`` file whose first line is a row already.
+        records: the key under which a ``.json`` file whose top level is an object holds its rows.
 
     Returns:
         Pairs of place (``"prompts.jsonl, line 3"``) and row, one or more.
@@ -45,7 +53,12 @@ def read_rows(path: str | Path, *, encoding: str = "utf-8") -> list[PlacedRow]:
         rows = list(_parquet(path))
     else:
         text = _text(path, encoding)
-        rows = list({".jsonl": _jsonl, ".json": _json, ".csv": _csv}[suffix](path, text))
+        if suffix == ".jsonl":
+            rows = list(_jsonl(path, text))
+        elif suffix == ".json":
+            rows = list(_json(path, text, records))
+        else:
+            rows = list(_csv(path, text, columns))
     if not rows:
         raise DataError("the file has no rows", where=str(path), hint="give a file with at least one row")
     for where, row in rows:
@@ -166,8 +179,10 @@ def _jsonl(path: Path, text: str) -> Iterator[PlacedRow]:
             yield where, _object(_parse(line, where, number), where)
 
 
-def _json(path: Path, text: str) -> Iterator[PlacedRow]:
+def _json(path: Path, text: str, records: str | None) -> Iterator[PlacedRow]:
     value = _parse(text, str(path))
+    if records is not None and isinstance(value, dict):
+        value = value.get(records)
     if not isinstance(value, list):
         raise DataError(
             f"the top level must be a list of rows, not {type(value).__name__}",
@@ -184,10 +199,10 @@ def _object(value: Any, where: str) -> dict[str, Any]:
     return value
 
 
-def _csv(path: Path, text: str) -> Iterator[PlacedRow]:
+def _csv(path: Path, text: str, columns: Sequence[str] | None) -> Iterator[PlacedRow]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
-        header = next(reader, [])
+        header = list(columns) if columns is not None else next(reader, [])
         if any(not name.strip() for name in header) or len(set(header)) != len(header):
             raise DataError("the first line must name every column, each once", where=f"{path}, line 1")
         start = reader.line_num + 1

@@ -105,8 +105,8 @@ class MultipleChoiceRow(PromptRow):
     def _consistent(self) -> "MultipleChoiceRow":
         if self.answer >= len(self.choices):
             raise ValueError(f"answer {self.answer} is not an index of the {len(self.choices)} choices")
-        if len({choice.strip() for choice in self.choices}) != len(self.choices):
-            raise ValueError("two choices are the same")
+        if [choice.strip() for choice in self.choices].count(self.choices[self.answer].strip()) > 1:
+            raise ValueError("the right choice is given twice")
         return self
 
 
