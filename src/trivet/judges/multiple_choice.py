@@ -52,7 +52,8 @@ def _announced(answer: str) -> list[str]:
         if before not in "([*_\"'`":
             # "the answer is a kind of …": a bare article or pronoun goes on with a word, a letter does not.
             goes_on = answer[match.end() :].lstrip(" ")[:1].isalnum()
-            if character.islower() or (character in "AI" and goes_on):
+            after_colon = answer[: match.start(1)].rstrip().endswith((":", "="))
+            if (character.islower() and (goes_on or not after_colon)) or (character in "AI" and goes_on):
                 continue
         found.append(character)
     return found

@@ -69,8 +69,9 @@ def _sentences_of_block(block: str) -> list[str]:
     found = []
     start = 0
     for match in _SENTENCE_END.finditer(block):
+        before = block[max(start, match.start() - 20) : match.start()]
         follows = block[match.end() : match.end() + 80].lstrip()
-        if match.group() == "." and follows and _is_abbreviation(block[start : match.start()], follows):
+        if match.group() == "." and follows and _is_abbreviation(before, follows):
             continue
         piece = block[start : match.end()].strip()
         start = match.end()
@@ -83,10 +84,9 @@ def _sentences_of_block(block: str) -> list[str]:
 
 
 def _is_abbreviation(before: str, follows: str) -> bool:
-    last = re.search(r"(\S+)$", before)
-    if not last:
+    if not before or before[-1].isspace():
         return False
-    token = last.group(1).lstrip("\"'“‘(*_")
+    token = before.split()[-1].lstrip("\"'“‘(*_")
     if token.casefold() in _ABBREVIATIONS_ALSO_LAST:
         return not follows[:1].isupper()
     # A single capital is an initial ("J. Smith"), but "I" ends sentences more often than it is a name.
