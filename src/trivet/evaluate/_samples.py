@@ -10,6 +10,7 @@ from pydantic import Field
 from trivet._files import canonical_json, sha256_text
 from trivet._validation import Config, did_you_mean
 from trivet.data.prompts import stratified_subset
+from trivet.data.public import is_public, load_reference, public_names
 from trivet.data.reading import read_rows
 from trivet.data.rows import check_rows
 from trivet.data.suites import names, suite_rows
@@ -31,24 +32,28 @@ class EvaluationConfig(Config):
 
 
 def load_rows(dataset: str, kind: str) -> list[dict[str, Any]]:
-    """Rows of a suite that ships, or of a file of the user's own with the same fields.
+    """Rows of a suite that ships, of a public set, or of a file of the user's own with the same fields.
 
     Args:
-        dataset: name of a suite, or the path of a ``.jsonl``, ``.json``, ``.csv`` or ``.parquet`` file.
+        dataset: name of a suite; a public set as ``NAME:PATH``, ``NAME@COMMIT`` or ``NAME``
+            (``trivet.data.public``); or the path of a ``.jsonl``, ``.json``, ``.csv`` or ``.parquet`` file.
         kind: what its rows must be (``trivet.data.rows.ROW_TYPES``).
 
     Raises:
-        DataError: no such suite or file, no rows, a row lacks a field; it names file and line.
+        DataError: no such suite, set or file, no rows, a row lacks a field; it names file and line.
     """
     if dataset in names():
         rows = suite_rows(dataset)
         if dataset == kind:
             return rows
         return check_rows(((f"suite {dataset}, row {i}", row) for i, row in enumerate(rows, 1)), kind)
+    if is_public(dataset):
+        return load_reference(dataset, kind).rows
     if not Path(dataset).suffix:
         raise DataError(
-            f"there is no suite {dataset!r}",
-            hint=f"{did_you_mean(dataset, names())} A file is named with its suffix, such as my.jsonl",
+            f"there is no suite or public set {dataset!r}",
+            hint=f"{did_you_mean(dataset, (*names(), *public_names()))} "
+            "A file is named with its suffix, such as my.jsonl",
         )
     return check_rows(read_rows(dataset), kind)
 
