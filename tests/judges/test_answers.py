@@ -133,15 +133,13 @@ def test_the_accepted_answers_of_the_suites_are_found_in_a_sentence(suite: str) 
         assert mark("Bananarama", row["answers"], row["prompt"]).label == "wrong", row["id"]
 
 
-def test_reference_answers_of_truthfulqa_are_not_taken_for_refusals_too_often(real_data: Path) -> None:
-    """The best answers of TruthfulQA that decline say so in many ways; the others should not fire."""
-    files = sorted((real_data / "truthfulqa").glob("*.jsonl"))
-    if not files:
-        pytest.skip("no truthfulqa rows in TRIVET_DATA")
-    rows = [json.loads(line) for line in files[0].read_text(encoding="utf-8").splitlines()]
-    best = [str(row.get("best_answer") or row.get("Best Answer") or "") for row in rows]
-    best = [text for text in best if text]
-    assert len(best) > 100
-    fired = [text for text in best if says_idk(text)]
-    # Counted by hand: all that fired decline ("I have no comment" is not said in these words).
-    assert 0 < len(fired) < 0.15 * len(best)
+def test_reference_answers_of_truthfulqa(real_data: Path) -> None:
+    """Real answers: those that decline are found, and hardly any other one is taken for declining."""
+    lines = (real_data / "truthfulqa" / "questions.jsonl").read_text(encoding="utf-8").splitlines()
+    best = [json.loads(line)["Best Answer"] for line in lines]
+    declining = [text for text in best if "no comment" in text]
+    assert len(declining) > 20
+    assert all(says_idk(text) for text in declining)
+    others = [text for text in best if says_idk(text) and text not in declining]
+    # "It is unknown who said …" declines in substance; there are four such answers.
+    assert len(others) <= 4, others

@@ -31,8 +31,9 @@ IDK_PHRASES: tuple[str, ...] = (
     rf"{_SUBJECT} (?:do not|don't|did not|didn't|does not|doesn't)(?: \w+)? know\b",
     rf"{_SUBJECT} (?:do not|don't) (?:\w+ )?have (?:\w+ ){{0,3}}"
     r"(?:information|knowledge|access|data|details?|answer|memory|idea|way|ability|context|record|records)\b",
+    rf"{_SUBJECT} have no comment\b",
     rf"{_SUBJECT} have no (?:\w+ ){{0,2}}(?:information|knowledge|idea|clue|way|access|data|records?)\b",
-    rf"{_SUBJECT} {_CANNOT} (?:\w+ )?(?:answer|say|tell|know|determine|provide|predict|verify|confirm|find"
+    rf"{_SUBJECT} {_CANNOT} (?:\w+ )?(?:answer|say|tell (?:you|from|if|whether|wh\w+|how)|know|determine|provide|predict|verify|confirm|find"
     r"|give|recall|access|be (?:certain|sure))\b",
     r"\bi(?: am|'m) (?:\w+ )?(?:not (?:\w+ )?(?:sure|certain|aware|familiar|able to)|unable to|unsure"
     r"|uncertain|unaware|unfamiliar)\b",
@@ -43,7 +44,7 @@ IDK_PHRASES: tuple[str, ...] = (
     rf"\b(?:no ?body|no one|no-one) (?:\w+ )?(?:knows|can (?:know|say|tell)"
     rf"|could know|{_BE} (?:\w+ )?known)\b",
     r"\b(?:there is|there's|there are) (?:no|not enough|insufficient|no known|no reliable|no public|no way)"
-    r" ?(?:\w+ )?(?:information|data|evidence|record|records|way|answer|to know|to tell)\b",
+    r" ?(?:\w+ )?(?:information|data|records?|way|answer|to know|to tell)\b",
     r"\b(?:not enough|insufficient|no) (?:information|data|context)\b",
     r"\b(?:is|are|was|were|remains?) (?:\w+ )?(?:unknown|not (?:\w+ )?known|unclear|uncertain)\b",
     r"^\W*(?:unknown|not known|no idea|unsure|unanswerable|idk)\b\W*$",
