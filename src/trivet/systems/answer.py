@@ -1,7 +1,7 @@
 """An answer of a system: what people see, apart from what the model thought and which tools it calls."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from trivet.models.engine import Completion, Usage
@@ -16,7 +16,8 @@ class Answer:
 
     ``text`` is without reasoning and tool calls. ``reasoning_tokens`` counts the tokens of reasoning blocks,
     markers included; ``None`` where the engine shows no tokens. ``seconds_to_first_token`` is ``None`` where
-    nothing streams. ``system`` is ``name@hash12`` of the system that gave it.
+    nothing streams. ``decode`` turns token ids into text, ``None`` where the engine shows no tokens.
+    ``system`` is ``name@hash12`` of the system that gave it.
     """
 
     text: str
@@ -30,6 +31,7 @@ class Answer:
     tool_calls: tuple[ToolCall, ...] = ()
     seconds_to_first_token: float | None = None
     trace: tuple[dict[str, Any], ...] = ()
+    decode: Callable[[Sequence[int]], str] | None = field(default=None, repr=False, compare=False)
 
 
 def make_answer(
@@ -75,6 +77,7 @@ def make_answer(
         tool_calls=calls,
         seconds_to_first_token=completion.seconds_to_first_token,
         trace=completion.trace,
+        decode=decode,
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trivet._files import canonical_json, sha256_text
+from trivet._validation import validate
 from trivet.judges.base import Judge
 from trivet.models.engine import Completion, Engine, Hooks, Request
 from trivet.models.engines import get_engine
@@ -16,7 +17,8 @@ from trivet.systems.answer import Answer, make_answer
 from trivet.systems.checks import check_capabilities, check_tools, takes_tokens
 from trivet.systems.likelihoods import submit_scores
 from trivet.systems.parts import Part, decoding_part, guard_part
-from trivet.systems.spec import Source, SystemSpec, load_spec
+from trivet.systems.spec import SamplingSpec, Source, SystemSpec, load_spec
+from trivet.systems.tool_calls import arguments_for
 from trivet.systems.waiting import Pending, submit_and_wait
 
 
@@ -195,7 +197,7 @@ class System:
             messages: a chat, or the text of one user message.
             seed: 0 or more; equal seeds give equal answers.
             max_tokens: of the answer, by default the system's own.
-            sampling: fields of ``Sampling`` that override the system's own.
+            sampling: fields of ``SamplingSpec`` that override the system's own.
             stop: strings that end the answer; they are not part of it.
             top_logprobs: alternatives returned with each token.
             tools: JSON schemas in OpenAI's form, rendered by the chat template and parsed from the answer.
@@ -210,7 +212,7 @@ class System:
             QueueFullError: too much is under way; ``answer`` waits and asks again.
             ModelError: the model has no chat template, or it refuses the chat.
         """
-        chat = self.chat(messages)
+        chat = arguments_for(self.engine.description.get("engine"), self.chat(messages))
         check_tools(self.engine, chat, tools, tool_choice, where=self.name)
         seen = _Seen()
         request = Request(
@@ -267,9 +269,10 @@ class System:
         return await submit_and_wait(lambda: submit_scores(self, prompt, continuations))
 
     def _sampling(self, overrides: Mapping[str, Any]) -> Sampling:
-        if "logit_bias" in overrides and isinstance(overrides["logit_bias"], Mapping):
-            overrides = {**overrides, "logit_bias": tuple(sorted(overrides["logit_bias"].items()))}
-        return replace(self.spec.sampling.sampling(), **overrides)
+        if not overrides:
+            return self.spec.sampling.sampling()
+        values = {**self.spec.sampling.model_dump(), **overrides}
+        return validate(SamplingSpec, values, where=f"{self.name}: sampling").sampling()
 
     def _hooks(self) -> Hooks:
         """Hooks of one request; guards keep state, so each request has its own."""

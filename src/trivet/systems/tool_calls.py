@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from trivet.models.operations import Chat
+
 _BLOCK = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
 _MISTRAL = "[TOOL_CALLS]"
 _LLAMA_TAG = "<|python_tag|>"
@@ -53,6 +55,28 @@ def parse_tool_calls(text: str, names: Sequence[str]) -> tuple[str, tuple[ToolCa
         if calls and all(call.parse_error is None and call.name in names for call in calls):
             return "", _numbered(calls)
     return text, ()
+
+
+def arguments_for(engine: str | None, chat: Chat) -> Chat:
+    """The chat with the arguments of earlier tool calls as this kind of engine takes them.
+
+    Chat templates that PyTorch models bring want an object, servers with OpenAI's API want its JSON text.
+    """
+    return [
+        {**message, "tool_calls": [_with_arguments(call, engine) for call in message["tool_calls"]]}
+        if message.get("tool_calls")
+        else message
+        for message in chat
+    ]
+
+
+def _with_arguments(call: dict[str, Any], engine: str | None) -> dict[str, Any]:
+    arguments = call["function"].get("arguments") or {}
+    if engine == "torch" and isinstance(arguments, str):
+        arguments = json.loads(arguments)
+    elif engine != "torch" and not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    return {**call, "function": {**call["function"], "arguments": arguments}}
 
 
 def native_call(call: Mapping[str, Any]) -> ToolCall:
