@@ -131,6 +131,8 @@ def attach(
 
     generate = model.api.generate
     seen: Counter[str] = Counter()
+    # Our provider seeds a sample's requests by their number; replayed ones count.
+    count_call = getattr(model.api, "count_call", lambda: 0)
 
     async def journalled(input: Any, tools: Any, tool_choice: Any, config: Any, **more: Any) -> Any:
         sample = sample_active()
@@ -143,7 +145,10 @@ def attach(
         key = f"{asked}|{number}"
         stored = journal.get(key)
         if stored is not None:
+            # The answers after it get their seeds from their number within the sample.
+            getattr(model.api, "count_call", lambda: None)()
             output = ModelOutput.model_validate(stored)
+            count_call()
             on_answer(output, True)
             return output
         guard()
