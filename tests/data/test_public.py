@@ -8,11 +8,13 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
+from trivet.data import suites
 from trivet.data.public import find, is_public, load_public, load_reference, public_names
 from trivet.data.public.preferences import parse_dialogue
 from trivet.data.rows import ROW_TYPES
@@ -478,3 +480,21 @@ def test_the_hubs_own_client_fetches_a_commit(hub, tmp_path):
     assert missing.stdout.startswith("DataError Anthropic/hh-rlhf@bbbbbbbbbbbb: the hub does not give"), (
         missing.stderr
     )
+
+
+def test_the_page_on_data_sets_agrees_with_the_code():
+    page = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text(encoding="utf-8")
+    table = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
+    for name in public_names():
+        source, line = find(name), table[name]
+        assert f"| {source.kind} |" in line
+        assert f"| {source.licence} |" in line
+        assert f"| {', '.join(source.splits)} |" in line
+        if source.hub is not None:
+            assert source.hub.repository in line
+            assert source.hub.revision is None or source.hub.revision in line
+    for name in suites.names():
+        if name not in ROW_TYPES:
+            continue
+        lines = [line for line in page.splitlines() if line.startswith(f"| `{name}` | ")]
+        assert any(f"| {len(suites.suite_rows(name))} |" in line for line in lines), name
