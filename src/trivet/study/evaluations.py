@@ -140,7 +140,7 @@ def _task_function(entry: EvaluationEntry, base: Path, where: str) -> tuple[Any,
     if entry.shipped:
         module = importlib.import_module(f"trivet.evaluate.{entry.task}")
         if entry.judge is not None:
-            args["judge"] = entry.judge
+            args["judge"] = anchored_judge(entry.judge, base)
         return getattr(module, entry.task), args
     if "@" in entry.task:
         file, _, name = entry.task.rpartition("@")
@@ -200,28 +200,19 @@ def _from_package(name: str, where: str) -> Any:
 
 
 def _prompts_task(entry: EvaluationEntry, base: Path) -> "Task":
-    from inspect_ai import Task
-    from inspect_ai.dataset import MemoryDataset, Sample
-    from inspect_ai.solver import generate
-
-    from trivet.data.reading import read_prompts
-    from trivet.study.judge_scorer import judge_scorer
+    from trivet.evaluate.prompts import Config, build
 
     assert entry.prompts is not None and entry.judge is not None
-    samples = [
-        Sample(
-            id=row["id"],
-            input=row["prompt"],
-            metadata={**row["metadata"], "category": row["category"], "component": entry.label},
-        )
-        for row in read_prompts(base / entry.prompts)
-    ]
-    return Task(
-        dataset=MemoryDataset(samples, name=entry.label),
-        solver=generate(),
-        scorer=judge_scorer(entry.judge, str(base)),
-        name=entry.label,
-    )
+    judge = anchored_judge(entry.judge, base)
+    return build(Config(dataset=str(base / entry.prompts), judge=judge, name=entry.label))
+
+
+def anchored_judge(judge: str | dict[str, Any], base: Path) -> str | dict[str, Any]:
+    """A judge's specification whose paths no longer depend on the working directory."""
+    if isinstance(judge, str):
+        return str(base / judge) if "/" in judge or judge.endswith(".safetensors") else judge
+    path = judge.get("path")
+    return {**judge, "path": str(base / str(path))} if path is not None else judge
 
 
 def with_ids(samples: "list[Sample]") -> "list[Sample]":

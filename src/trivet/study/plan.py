@@ -70,6 +70,7 @@ class Plan:
     minutes: float | None
     choice: Choice
     steps: tuple[Step, ...]
+    latency_prompts: int = 0
     speeds: Mapping[str, Speed] = field(default_factory=dict)
     smallest_effect: Mapping[str, float] = field(default_factory=dict)
     marks: tuple[dict[str, Any], ...] = ()
@@ -90,6 +91,15 @@ class Plan:
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {**asdict(self), "seconds": self.seconds, "tokens": self.tokens}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Plan":
+        """The plan that ``as_json`` wrote."""
+        own = {key: value for key, value in values.items() if key not in ("seconds", "tokens")}
+        own["choice"] = Choice(**{**own["choice"], "said": tuple(own["choice"]["said"])})
+        own["steps"] = tuple(Step(**{**step, "after": tuple(step["after"])}) for step in own["steps"])
+        own["speeds"] = {name: Speed(**speed) for name, speed in own["speeds"].items()}
+        return cls(**{**own, "marks": tuple(own["marks"]), "notes": tuple(own["notes"])})
 
 
 def plan_key(

@@ -68,6 +68,10 @@ class StudyProgress:
             rate = self._tokens / max(time.monotonic() - self._since, 1e-9)
             self._bars.update(self._step, rate=f"{rate:.0f} tokens/s")
 
+    def expect(self, steps: int) -> None:
+        """How many steps the whole has."""
+        self._bars.update(self._whole, total=steps)
+
     def finished(self, steps: int = 1) -> None:
         """Steps are done."""
         self._bars.update(self._whole, advance=steps)

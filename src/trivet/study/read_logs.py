@@ -100,5 +100,5 @@ def _facts(sample: EvalSample, details: dict[str, Any]) -> dict[str, Any]:
         "output_tokens": usage.output_tokens if usage else None,
         "input_tokens": usage.input_tokens if usage else None,
         "stop_reason": sample.output.stop_reason if sample.output.choices else None,
-        "output": dict(sample.output.metadata or {}),
+        "costs": dict((sample.output.metadata or {}).get("costs") or {}),
     }

@@ -40,12 +40,14 @@ class EvaluationEntry(Config):
     args: dict[str, Any] = Field(default_factory=dict)
     prompts: str | None = None
     judge: str | dict[str, Any] | None = None
-    score: str | None = Field(None, description="which score of the task counts, where it gives several")
+    score: str | None = Field(
+        default=None, description="which score of the task counts, where it gives several"
+    )
     leg: Leg | None = None
     higher_is_better: bool = True
-    epochs: int | None = Field(None, ge=1)
-    limit: int | None = Field(None, ge=1)
-    max_tokens: int | None = Field(None, ge=1)
+    epochs: int | None = Field(default=None, ge=1)
+    limit: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
     def _one_kind(self) -> "EvaluationEntry":
@@ -92,23 +94,23 @@ class StudySpec(Config):
     """The content of ``study.yaml``."""
 
     name: Name
-    seed: int = Field(0, ge=0, lt=2**31)
+    seed: int = Field(default=0, ge=0, lt=2**31)
     systems: dict[Name, str | dict[str, Any]] = Field(min_length=1)
     reference: str | None = None
     evaluations: list[EvaluationEntry] = Field(min_length=1)
     epochs: int | None = Field(
         None, ge=1, description="answers a prompt; by default what the task says, or 1"
     )
-    seeds: int = Field(1, ge=1, description="replicas of steps that train")
-    limit: int | None = Field(None, ge=1, description="prompts an evaluation, at most")
-    max_tokens: int = Field(256, ge=1, description="tokens an answer, at most")
-    max_cost: float | None = Field(None, gt=0, description="US dollars for all endpoints together")
+    seeds: int = Field(default=1, ge=1, description="replicas of steps that train")
+    limit: int | None = Field(default=None, ge=1, description="prompts an evaluation, at most")
+    max_tokens: int = Field(default=256, ge=1, description="tokens an answer, at most")
+    max_cost: float | None = Field(default=None, gt=0, description="US dollars for all endpoints together")
     prices: dict[str, Price] = Field(default_factory=dict, description="by system")
     legs: dict[str, Any] | None = None
     grader: str | list[str] | None = None
     deterministic: bool = False
     allow_circular: bool = False
-    max_connections: int = Field(32, ge=1, le=1024)
+    max_connections: int = Field(default=32, ge=1, le=1024)
     engine: str = "torch"
 
     @field_validator("evaluations", mode="before")

@@ -1,0 +1,198 @@
+"""A study from its file to its report: the driver behind ``trivet study plan`` and ``trivet study run``."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from trivet.errors import StudyError, TrivetError
+from trivet.judges.base import Judge
+from trivet.judges.resolve import resolve
+from trivet.study.address import derived_seed
+from trivet.study.circular import Circle, Measured, Steered, find_circles, refuse_circles
+from trivet.study.evaluations import Evaluation, anchored_judge, resolve_evaluation
+from trivet.study.finish import Outcome, finish
+from trivet.study.generate import Failure, failure_of
+from trivet.study.plan import Plan
+from trivet.study.planner import make_plan
+from trivet.study.progress import StudyProgress
+from trivet.study.run import Cell, Runner
+from trivet.study.spec import EvaluationEntry, StudySpec, load_study
+from trivet.study.store import Store
+from trivet.study.systems import Prepared, prepare
+
+if TYPE_CHECKING:
+    from inspect_ai.model import Model
+
+
+@dataclass
+class Study:
+    """A study whose parts are opened: systems, evaluations, judges. What could not be is a failure."""
+
+    spec: StudySpec
+    base: Path
+    systems: dict[str, Prepared] = field(default_factory=dict)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    judges: dict[str, tuple[Judge, ...]] = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)
+    circles: list[Circle] = field(default_factory=list)
+    roles: "dict[str, Model | list[Model]] | None" = None
+
+    def cells(self, prompts: Mapping[str, int], max_tokens: int) -> list[Cell]:
+        """Every system on every evaluation."""
+        return [
+            Cell(
+                system=system,
+                evaluation=evaluation,
+                ids=tuple(evaluation.subset(prompts[evaluation.label], seed=self.spec.seed)),
+                max_tokens=max_tokens,
+                seed=derived_seed(self.spec.seed, "answers"),
+                deterministic=self.spec.deterministic,
+                judges=self._judge_identities(evaluation),
+            )
+            for evaluation in self.evaluations
+            for system in self.systems.values()
+        ]
+
+    def _judge_identities(self, evaluation: Evaluation) -> tuple[str, ...]:
+        found = [judge.identity for judge in self.judges[evaluation.label]]
+        if self.spec.grader:
+            found += [self.spec.grader] if isinstance(self.spec.grader, str) else self.spec.grader
+        return tuple(found)
+
+
+def open_study(path: Path) -> Study:
+    """Read the study and open all that it names.
+
+    A system, or an evaluation, that cannot be opened is a failure of its own and does not stop the others.
+
+    Raises:
+        ConfigError: the study file is wrong.
+        StudyError: a use is circular and not allowed; or nothing could be opened, and then the first failure
+            is raised as it is.
+    """
+    spec = load_study(path)
+    study = Study(spec=spec, base=path.absolute().parent)
+    first: TrivetError | None = None
+    for entry in spec.evaluations:
+        try:
+            evaluation = resolve_evaluation(entry, base=study.base, epochs=spec.epochs)
+            study.judges[entry.label] = evaluation_judges(entry, study.base)
+            study.evaluations.append(evaluation)
+        except TrivetError as error:
+            first = first or error
+            study.failures[f"evaluation {entry.label}"] = failure_of(error)
+    for name in spec.systems:
+        try:
+            study.systems[name] = prepare(name, spec, study.base)
+        except TrivetError as error:
+            first = first or error
+            study.failures[f"system {name}"] = failure_of(error)
+    if first is not None and not (study.systems and study.evaluations):
+        raise first
+    check_circles(study, where=str(path))
+    study.roles = grader_roles(spec)
+    check_budget(spec, study.systems, where=str(path))
+    return study
+
+
+def evaluation_judges(entry: EvaluationEntry, base: Path) -> tuple[Judge, ...]:
+    """The judges, in Trivet's sense, that score an evaluation; rules and a task's own scorers are none."""
+    if entry.judge is not None:
+        return (resolve(anchored_judge(entry.judge, base)),)
+    if entry.task in ("harmless", "over_refusal"):
+        return (resolve(anchored_judge(entry.args.get("judge", "refusal"), base)),)
+    return ()
+
+
+def check_circles(study: Study, *, where: str) -> None:
+    """Find circular uses and refuse them, unless the study allows them.
+
+    Raises:
+        StudyError: a use is circular.
+    """
+    systems = [Steered(name, system.judges) for name, system in study.systems.items()]
+    measured = [
+        Measured(
+            e.label,
+            study.judges[e.label],
+            frozenset(str(row["prompt_digest"]) for row in e.rows),
+        )
+        for e in study.evaluations
+    ]
+    study.circles = find_circles(systems, measured)
+    refuse_circles(study.circles, allow=study.spec.allow_circular, where=where)
+
+
+def check_budget(spec: StudySpec, systems: Mapping[str, Prepared], *, where: str) -> None:
+    """With ``max_cost``, every endpoint needs a price.
+
+    Raises:
+        StudyError: an endpoint has none.
+    """
+    if spec.max_cost is None:
+        return
+    for name, system in systems.items():
+        model = system.system.spec.model if system.system is not None else ""
+        if model.startswith(("openai:", "inspect:")) and name not in spec.prices:
+            raise StudyError(
+                f"max_cost is set, and {name} answers through an endpoint whose price is not known",
+                where=where,
+                hint=f"add prices: {{{name}: {{input: …, output: …}}}} in US dollars for a million tokens",
+            )
+
+
+def grader_roles(spec: StudySpec) -> "dict[str, Model | list[Model]] | None":
+    """Inspect's model role ``grader``, from the study's ``grader`` (one, or a panel)."""
+    if not spec.grader:
+        return None
+    from inspect_ai.model import get_model
+
+    if isinstance(spec.grader, str):
+        return {"grader": get_model(spec.grader)}
+    return {"grader": [get_model(name) for name in spec.grader]}
+
+
+def plan_study(path: Path, store: Path, *, minutes: float | None = None, console: Console) -> Plan:
+    """The plan of a study. Its speed is measured where it is not known; those answers are kept.
+
+    Raises:
+        TrivetError: as ``run_study``.
+    """
+    study = open_study(path)
+    opened = Store(store)
+    with opened.driver(), StudyProgress(console, 1) as progress:
+        runner = _runner(study, opened, progress)
+        return make_plan(study, runner, minutes, measure=True)
+
+
+def run_study(
+    path: Path, store: Path, *, minutes: float | None = None, console: Console, show: bool = True
+) -> Outcome:
+    """Run what is not finished, and write the report.
+
+    Raises:
+        ConfigError: the study file is wrong.
+        StoreError: another driver is at work, or the disk is full.
+        StudyError: it cannot be planned, or a use is circular.
+        KeyboardInterrupt: Ctrl-C; finished answers are kept.
+    """
+    study = open_study(path)
+    opened = Store(store)
+    with opened.driver(), StudyProgress(console, 1, show=show) as progress:
+        runner = _runner(study, opened, progress)
+        plan = make_plan(study, runner, minutes, measure=minutes is not None)
+        for text in plan.choice.said:
+            progress.say(text)
+        cells = study.cells(plan.choice.prompts, plan.choice.max_tokens)
+        progress.expect(2 * len(cells) + len(study.systems) + 2)
+        runner.generate(cells)
+        runner.score(cells)
+        runner.latency(list(study.systems.values()), cells, plan.latency_prompts, plan.choice.max_tokens)
+        return finish(study, runner, plan, cells)
+
+
+def _runner(study: Study, store: Store, progress: StudyProgress) -> Runner:
+    return Runner(study.spec, study.base, store, progress, study.roles)

@@ -1,0 +1,288 @@
+"""Analyse and report: from scored logs to ``results.json``, ``transcripts.jsonl`` and ``report.html``.
+
+The store's root shows the study that ran last; every study's results stay in their object.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inspect_ai.log import read_eval_log
+
+from trivet._files import canonical_json, sha256_text
+from trivet.errors import StudyError
+from trivet.study.address import Description, package_versions
+from trivet.study.analysis import analyse
+from trivet.study.costs import costs_of
+from trivet.study.environment import environment_of
+from trivet.study.measurements import Measurement
+from trivet.study.plan import Plan
+from trivet.study.read_logs import read_measurements
+from trivet.study.report import (
+    REPORT,
+    RESULTS,
+    TRANSCRIPTS,
+    Transcript,
+    transcripts_of,
+    write_report,
+    write_transcripts,
+)
+from trivet.study.results import EvaluationInfo, FailedStep, Mark, StudyResults, SystemInfo
+from trivet.study.run import LATENCY, SCORED, Cell, Runner
+from trivet.study.spec import reference_of
+from trivet.study.store import Store, disk_error
+
+if TYPE_CHECKING:
+    from trivet.study.driver import Study
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run ends with."""
+
+    results: StudyResults
+    report: Path
+
+
+def finish(study: "Study", runner: Runner, plan: Plan, cells: Sequence[Cell]) -> Outcome:
+    """Analyse what was scored and write the report; does nothing where that is done already.
+
+    Raises:
+        StudyError: nothing was scored; names the first failure.
+    """
+    done = [cell for cell in cells if cell.scored is not None]
+    failed = _failed(study, runner, cells)
+    if not done:
+        first = failed[0] if failed else None
+        raise StudyError(
+            f"nothing was scored: {first.step}: {first.error}" if first else "nothing was scored",
+            hint=first.fix if first else None,
+        )
+    description = _description(study, runner, plan, done, failed)
+    if runner.find(description.address) is None:
+        with (
+            runner.progress.step("analyse", None),
+            runner.store.writing(description, study=study.spec.name, step="analyse") as draft,
+        ):
+            _analyse(study, runner, plan, done, failed, draft.folder)
+    runner.progress.finished()
+    folder = runner.store.folder(description.address)
+    report = _show(runner.store, folder)
+    _record(study, runner, plan, cells, description.address)
+    runner.progress.finished()
+    return Outcome(StudyResults.read(folder / RESULTS), report)
+
+
+def _description(
+    study: "Study", runner: Runner, plan: Plan, done: Sequence[Cell], failed: Sequence[FailedStep]
+) -> Description:
+    latency = {
+        f"latency {name}": address
+        for name, address in _latencies(study, runner, plan).items()
+        if runner.store.find(address) is not None
+    }
+    extra = {
+        "failed": [step.model_dump(mode="json") for step in failed],
+        "choice": plan.as_json()["choice"],
+        "warnings": runner.warnings,
+        "versions": package_versions(),
+    }
+    spec = study.spec.model_dump(mode="json", exclude={"systems", "max_connections"})
+    return Description(
+        method="study/analyse",
+        version=1,
+        config={"spec": spec, "extra": sha256_text(canonical_json(extra))},
+        inputs={**{cell.name: cell.scoring.address for cell in done}, **latency},
+        seed=study.spec.seed,
+    )
+
+
+def _latencies(study: "Study", runner: Runner, plan: Plan) -> dict[str, str]:
+    return {
+        name: runner.latency_step(system, plan.latency_prompts, plan.choice.max_tokens).address
+        for name, system in study.systems.items()
+        if system.system is not None
+    }
+
+
+def _analyse(
+    study: "Study",
+    runner: Runner,
+    plan: Plan,
+    done: Sequence[Cell],
+    failed: Sequence[FailedStep],
+    folder: Path,
+) -> None:
+    measurements: list[Measurement] = []
+    for cell in done:
+        entry = cell.evaluation.entry
+        measurements += read_measurements(_log(runner, cell), system=cell.system.name, entry=entry)
+    write_transcripts(folder / TRANSCRIPTS, _transcripts(runner, done))
+    analysis = analyse(measurements, **_analysis_options(study, done))
+    latencies = {
+        name: json.loads((runner.store.folder(address) / LATENCY).read_text(encoding="utf-8"))
+        for name, address in _latencies(study, runner, plan).items()
+        if runner.store.find(address) is not None
+    }
+    results = StudyResults.from_analysis(
+        analysis,
+        warnings=[*runner.warnings, *plan.choice.said],
+        study=study.spec.name,
+        seed=study.spec.seed,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        environment=environment_of(study),
+        systems=[_system_info(study, name) for name in study.systems],
+        evaluations=[_evaluation_info(study, plan, cell) for cell in _one_each(done)],
+        costs=costs_of(measurements, latencies, study.spec.prices),
+        marks=[Mark(**asdict(circle)) for circle in study.circles],
+        failed=list(failed),
+        spec=study.spec.model_dump(mode="json"),
+    )
+    results.write(folder / RESULTS)
+
+
+def _transcripts(runner: Runner, done: Sequence[Cell]) -> Iterator[Transcript]:
+    for cell in done:
+        log = read_eval_log(str(_log(runner, cell)))
+        entry = cell.evaluation.entry
+        yield from transcripts_of(log, read_measurements(log, system=cell.system.name, entry=entry))
+
+
+def _analysis_options(study: "Study", done: Sequence[Cell]) -> dict[str, Any]:
+    return {"reference": reference_of(study.spec)}
+
+
+def _log(runner: Runner, cell: Cell) -> Path:
+    return runner.store.folder(cell.scoring.address) / SCORED
+
+
+def _one_each(cells: Sequence[Cell]) -> list[Cell]:
+    return list({cell.evaluation.label: cell for cell in reversed(cells)}.values())[::-1]
+
+
+def _system_info(study: "Study", name: str) -> SystemInfo:
+    prepared = study.systems[name]
+    facts = prepared.facts
+    engine = facts.get("engine", {})
+    words = ", ".join(str(engine[key]) for key in ("engine", "device", "dtype") if key in engine)
+    sources = {key.removeprefix("source_"): value for key, value in engine.items() if "source" in key}
+    source = "; ".join(f"{key}: {value}" for key, value in sources.items())
+    spec = prepared.system.spec.model_dump(mode="json") if prepared.system else {"logs": facts.get("logs")}
+    return SystemInfo(
+        name=name,
+        identity=str(facts["identity"]),
+        spec=spec,
+        model=facts.get("model_name"),
+        model_source=source or None,
+        engine=words or None,
+    )
+
+
+def _evaluation_info(study: "Study", plan: Plan, cell: Cell) -> EvaluationInfo:
+    evaluation = cell.evaluation
+    subset = len(cell.ids) < len(evaluation.rows)
+    return EvaluationInfo(
+        name=evaluation.label,
+        n_prompts=len(cell.ids),
+        epochs=evaluation.epochs,
+        limit=len(cell.ids) if subset else None,
+        sampled=f"{len(cell.ids)} of {len(evaluation.rows)}, by category, seed {study.spec.seed}"
+        if subset
+        else None,
+        max_tokens=evaluation.entry.max_tokens or plan.choice.max_tokens,
+        suite=evaluation.entry.task or evaluation.entry.prompts,
+        suite_hash=evaluation.rows_digest([str(row["id"]) for row in evaluation.rows]),
+        judge=", ".join(judge.name for judge in study.judges[evaluation.label]) or None,
+    )
+
+
+def _failed(study: "Study", runner: Runner, cells: Sequence[Cell]) -> list[FailedStep]:
+    steps = {what: (failure, [what.split(" ", 1)[1]]) for what, failure in study.failures.items()}
+    found = [
+        FailedStep(
+            step=what,
+            error=failure.error,
+            cause=failure.cause or None,
+            fix=failure.fix,
+            systems=names if what.startswith("system") else [],
+            evaluations=names if what.startswith("evaluation") else [],
+        )
+        for what, (failure, names) in steps.items()
+    ]
+    found += [
+        FailedStep(
+            step=cell.failed_step,
+            error=cell.failure.error,
+            cause=cell.failure.cause or None,
+            fix=cell.failure.fix,
+            systems=[cell.system.name],
+            evaluations=[cell.evaluation.label],
+        )
+        for cell in cells
+        if cell.failure is not None
+    ]
+    found += [
+        FailedStep(step=step, error=failure.error, cause=failure.cause or None, fix=failure.fix)
+        for step, failure in runner.failures.items()
+    ]
+    return found
+
+
+def _show(store: Store, folder: Path) -> Path:
+    """Make the store's root show this study; the report is written where it is not there yet."""
+    report = store.path / REPORT
+    current = store.path / RESULTS
+    same = report.is_file() and current.is_file() and current.read_bytes() == (folder / RESULTS).read_bytes()
+    if same:
+        return report
+    report.unlink(missing_ok=True)
+    try:
+        for name in (TRANSCRIPTS, RESULTS):
+            _link(folder / name, store.path / name)
+    except OSError as error:
+        raise disk_error(error, store.path) from error
+    return write_report(store.path)
+
+
+def _link(source: Path, target: Path) -> None:
+    temporary = target.with_name(f".{target.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        shutil.copyfile(source, temporary)
+    temporary.replace(target)
+
+
+def _record(study: "Study", runner: Runner, plan: Plan, cells: Sequence[Cell], address: str) -> None:
+    store, name = runner.store, study.spec.name
+    for cell in cells:
+        if cell.scored is not None:
+            target = f"{name}/{cell.system.name}/{cell.evaluation.label}.eval"
+            source = _log(runner, cell)
+            if not _same(store.logs / target, source):
+                store.link_log(source, target)
+    manifests = [manifest for cell in cells for manifest in (cell.answers, cell.scored)]
+    found = [manifest.address for manifest in manifests if manifest is not None]
+    latencies = [a for a in _latencies(study, runner, plan).values() if store.find(a) is not None]
+    record = {
+        "addresses": sorted({*found, *latencies, address}),
+        "answers": sorted({cell.journal.address for cell in cells}),
+        "results": address,
+        "plan": plan.key,
+    }
+    old = store.studies().get(name, {})
+    if {key: old.get(key) for key in record} != record:
+        store.record_study(name, {**record, "finished": datetime.now(UTC).isoformat(timespec="milliseconds")})
+
+
+def _same(link: Path, source: Path) -> bool:
+    try:
+        return link.samefile(source) or link.stat().st_size == source.stat().st_size
+    except OSError:
+        return False

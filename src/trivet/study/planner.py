@@ -1,0 +1,208 @@
+"""Making a plan: measure the speed of this machine where it is not known, and choose what fits the time.
+
+The speed is measured on the first prompts of the study itself, through the same steps as the run, and their
+answers are kept; so measuring costs little that would not have to be done anyway.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trivet._files import write_json
+from trivet.errors import TrivetError
+from trivet.statistics.power import minimum_detectable_effect
+from trivet.study.latency import PROMPTS
+from trivet.study.plan import (
+    PILOT,
+    Choice,
+    Plan,
+    Speed,
+    fit,
+    full_choice,
+    make_steps,
+    mark_done,
+    parts,
+    plan_key,
+)
+from trivet.study.run import Cell, Runner
+from trivet.study.score import score_log
+
+if TYPE_CHECKING:
+    from trivet.study.driver import Study
+
+LATENCY_SHARE = 0.12  # of the time that there is, for answers asked one at a time
+FEWEST_LATENCY_PROMPTS = 4
+# Before a study nobody knows how often two systems differ on a prompt; one in four is what is assumed.
+DIFFERING = 0.25
+
+
+def make_plan(study: "Study", runner: Runner, minutes: float | None, *, measure: bool) -> Plan:
+    """The plan; one that was made for the same study and time is used again.
+
+    Args:
+        measure: measure the speed of systems whose speed is not known yet.
+
+    Raises:
+        StudyError: not even one prompt an evaluation fits the time.
+    """
+    identities = {name: system.identity for name, system in study.systems.items()}
+    key = plan_key(study.spec, identities, study.evaluations, minutes)
+    path = runner.store.path / "plans" / f"{key}.json"
+    plan = None
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        plan = Plan.from_json(json.loads(path.read_text(encoding="utf-8")))
+    if plan is None or (measure and not plan.speeds and any(s.system for s in study.systems.values())):
+        plan = _new_plan(study, runner, minutes, key, measure=measure)
+        write_json(path, plan.as_json())
+    return mark_done(plan, _done(study, runner, plan))
+
+
+def _new_plan(study: "Study", runner: Runner, minutes: float | None, key: str, *, measure: bool) -> Plan:
+    spec = study.spec
+    speeds = {name: speed for name in study.systems if (speed := _known(runner, study, name)) is not None}
+    if measure or minutes is not None:
+        for name, system in study.systems.items():
+            if name not in speeds and system.system is not None:
+                with suppress(TrivetError):  # what fails here fails again in its own step, with its reason
+                    speeds[name] = _measure(study, runner, name)
+    latency_prompts = PROMPTS
+    choice = full_choice(spec, study.evaluations)
+    if minutes is not None and speeds:
+        alone = sum(speed.latency or 0.0 for speed in speeds.values())
+        affordable = int(LATENCY_SHARE * 60 * minutes / alone) if alone else PROMPTS
+        latency_prompts = max(FEWEST_LATENCY_PROMPTS, min(PROMPTS, affordable))
+        choice = fit(spec, study.evaluations, speeds, minutes, latency_prompts=latency_prompts)
+    if latency_prompts < PROMPTS:
+        said = f"latency from {latency_prompts} prompts instead of {PROMPTS}, to fit the time"
+        choice = Choice(choice.prompts, choice.max_tokens, (*choice.said, said))
+    steps = make_steps(
+        spec,
+        list(study.systems),
+        study.evaluations,
+        choice,
+        speeds,
+        memory={name: memory_of(study, name) for name in study.systems},
+        latency_prompts=latency_prompts,
+    )
+    return Plan(
+        study=spec.name,
+        key=key,
+        minutes=minutes,
+        choice=choice,
+        steps=steps,
+        latency_prompts=latency_prompts,
+        speeds=speeds,
+        smallest_effect=smallest_effects(study, choice),
+        marks=tuple(asdict(circle) for circle in study.circles),
+        notes=tuple(f"{what}: {failure.error}" for what, failure in study.failures.items()),
+    )
+
+
+def smallest_effects(study: "Study", choice: Choice) -> dict[str, float]:
+    """By evaluation: the smallest difference from the reference that would be found (power 0.8, Holm)."""
+    family = max(1, (len(study.systems) - 1) * len(study.evaluations))
+    return {
+        label: round(minimum_detectable_effect(n, DIFFERING, alpha=0.05 / family), 4)
+        for label, n in choice.prompts.items()
+        if n > 0
+    }
+
+
+def memory_of(study: "Study", name: str) -> int | None:
+    """Bytes of a system's weights in the type that it computes in; ``None`` for endpoints and logs."""
+    system = study.systems[name].system
+    if system is None:
+        return None
+    from safetensors import safe_open
+
+    from trivet.models.names import resolve_model
+
+    folder = resolve_model(system.spec.model).path
+    if folder is None:
+        return None
+    if folder.is_file():
+        return folder.stat().st_size
+    width = {"float32": 4, "float64": 8}.get(str(system.engine.description.get("dtype")), 2)
+    total = 0
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(str(file), framework="numpy") as tensors:
+            for tensor in tensors.keys():  # noqa: SIM118 - not a mapping
+                size = 1
+                for side in tensors.get_slice(tensor).get_shape():
+                    size *= side
+                total += size * width
+    return total
+
+
+def _pilot(study: "Study", name: str, count: int) -> list[Cell]:
+    full = full_choice(study.spec, study.evaluations)
+    prompts = {e.label: min(full.prompts[e.label], count * parts(e)) for e in study.evaluations}
+    return [cell for cell in study.cells(prompts, full.max_tokens) if cell.system.name == name]
+
+
+def _measure(study: "Study", runner: Runner, name: str) -> Speed:
+    """Answer and score the first prompts of every evaluation, and one prompt alone."""
+    seconds, tokens, cells = 0.0, 0, list[Cell]()
+    for count in (PILOT, 2 * PILOT, 3 * PILOT):  # answers of an earlier, interrupted pilot tell no time
+        cells = _pilot(study, name, count)
+        before, started = runner.generated_tokens, time.perf_counter()
+        logs = runner.answers_of(cells, f"measure {name}")
+        seconds, tokens = time.perf_counter() - started, runner.generated_tokens - before
+        if tokens:
+            break
+    lengths: dict[str, float] = {}
+    scoring: dict[str, float] = {}
+    for cell, log in zip(cells, logs, strict=True):
+        label = cell.evaluation.label
+        lengths[label] = mean_tokens(log)
+        started = time.perf_counter()
+        score_log(log, log.with_suffix(".scored.eval"), cell.evaluation, model=cell.system.model)
+        scoring[label] = (time.perf_counter() - started) / (len(cell.ids) * cell.evaluation.epochs)
+    rate = tokens / seconds if tokens else 1.0
+    speed = Speed(
+        tokens=lengths,
+        seconds={label: length / rate for label, length in lengths.items()},
+        scoring=scoring,
+        latency=runner.one_alone(study.systems[name], cells[0]),
+    )
+    write_json(_speed_path(runner, study, name), {**asdict(speed)})
+    return speed
+
+
+def mean_tokens(log: Path) -> float:
+    """Mean answer length in a log, in tokens; at least 1."""
+    from inspect_ai.log import read_eval_log
+
+    samples = read_eval_log(str(log)).samples or []
+    counts = [sample.output.usage.output_tokens for sample in samples if sample.output.usage]
+    return max(1.0, sum(counts) / len(counts)) if counts else 1.0
+
+
+def _speed_path(runner: Runner, study: "Study", name: str) -> Path:
+    return runner.store.path / "plans" / f"speed-{study.systems[name].identity}.json"
+
+
+def _known(runner: Runner, study: "Study", name: str) -> Speed | None:
+    """The speed seen earlier on this store's machine, where it covers all evaluations."""
+    try:
+        speed = Speed(**json.loads(_speed_path(runner, study, name).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+    return speed if all(e.label in speed.seconds for e in study.evaluations) else None
+
+
+def _done(study: "Study", runner: Runner, plan: Plan) -> Mapping[str, bool]:
+    found: dict[str, bool] = {}
+    for cell in study.cells(plan.choice.prompts, plan.choice.max_tokens):
+        generated = runner.store.find(cell.generation.address) is not None
+        found[f"{'read' if cell.system.logs else 'generate'} {cell.name}"] = generated
+        found[f"score {cell.name}"] = runner.store.find(cell.scoring.address) is not None
+    for name, system in study.systems.items():
+        if system.system is not None:
+            description = runner.latency_step(system, plan.latency_prompts, plan.choice.max_tokens)
+            found[f"latency {name}"] = runner.store.find(description.address) is not None
+    return found

@@ -1,0 +1,343 @@
+"""Run a study: plan → generate → score → analyse → report, each step once.
+
+Finished steps are found by their address and never run twice; a step that fails does not stop the others.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trivet._files import write_json
+from trivet.errors import StudyError, TrivetError
+from trivet.study.address import Description, changed_versions, derived_seed, package_versions
+from trivet.study.evaluations import Evaluation, sample_text
+from trivet.study.generate import Failure, Job, failure_of, generate
+from trivet.study.journal import Journal
+from trivet.study.latency import measure_latency
+from trivet.study.progress import StudyProgress
+from trivet.study.score import import_log, score_log
+from trivet.study.spec import StudySpec
+from trivet.study.store import Manifest, Store
+from trivet.study.systems import Prepared
+
+if TYPE_CHECKING:
+    from inspect_ai.model import Model, ModelOutput
+
+LATENCY = "latency.json"
+ANSWERS = "answers.eval"
+SCORED = "scored.eval"
+
+
+@dataclass
+class Cell:
+    """One system on one evaluation, and how far it is."""
+
+    system: Prepared
+    evaluation: Evaluation
+    ids: tuple[str, ...]
+    max_tokens: int
+    seed: int
+    deterministic: bool
+    judges: tuple[str, ...] = ()
+    answers: Manifest | None = None
+    scored: Manifest | None = None
+    failure: Failure | None = None
+    failed_step: str = ""
+
+    @property
+    def name(self) -> str:
+        """As it is shown."""
+        return f"{self.system.name} × {self.evaluation.label}"
+
+    @property
+    def journal(self) -> Description:
+        """What determines one answer, apart from its prompt and settings, which are its key."""
+        return Description(
+            method="study/answers",
+            version=1,
+            config={"task": self.evaluation.label, "deterministic": self.deterministic},
+            inputs={"system": self.system.identity},
+            seed=self.seed,
+        )
+
+    @property
+    def generation(self) -> Description:
+        """The generate step."""
+        return Description(
+            method="study/generate",
+            version=1,
+            config={
+                "task": self.evaluation.label,
+                "args": self.evaluation.entry.args,
+                "max_tokens": self.max_tokens,
+                "epochs": self.evaluation.epochs,
+                "deterministic": self.deterministic,
+            },
+            inputs={
+                "system": self.system.identity,
+                "prompts": self.evaluation.rows_digest(self.ids),
+                "task": self.evaluation.source,
+            },
+            seed=self.seed,
+        )
+
+    @property
+    def scoring(self) -> Description:
+        """The score step."""
+        return Description(
+            method="study/score",
+            version=1,
+            config={"args": self.evaluation.entry.args},
+            inputs={
+                "answers": self.generation.address,
+                "task": self.evaluation.source,
+                **{f"judge {number}": identity for number, identity in enumerate(self.judges)},
+            },
+        )
+
+
+@dataclass
+class Runner:
+    """What the steps of one run share."""
+
+    spec: StudySpec
+    base: Path
+    store: Store
+    progress: StudyProgress
+    roles: "dict[str, Model | list[Model]] | None" = None
+    warnings: list[str] = field(default_factory=list)
+    failures: dict[str, Failure] = field(default_factory=dict)
+    spent: float = 0.0
+    generated_tokens: int = 0
+
+    def generate(self, cells: Sequence[Cell]) -> None:
+        """Answer all cells that have no answers yet, in one call of Inspect."""
+        missing: list[Cell] = []
+        for cell in cells:
+            cell.answers = self.find(cell.generation.address)
+            if cell.answers is None and cell.failure is None:
+                missing.append(cell)
+        for cell in [cell for cell in missing if cell.system.logs]:
+            self._read(cell)
+        missing = [cell for cell in missing if not cell.system.logs]
+        if not missing:
+            return
+        self.spent = sum(self._spent(cell) for cell in cells if not cell.system.logs)
+        results = self._answer(missing, "generate")
+        for cell in missing:
+            result = results[cell.generation.address]
+            if isinstance(result, Failure):
+                self.fail(cell, f"generate {cell.name}", result)
+            else:
+                cell.answers = self._keep(cell, result)
+            self.progress.finished()
+
+    def answers_of(self, cells: Sequence[Cell], what: str) -> list[Path]:
+        """Logs of the answers of these cells, outside the store; finished answers are not generated again.
+
+        Raises:
+            StudyError: a cell could not be answered.
+        """
+        results = self._answer(cells, what)
+        logs: list[Path] = []
+        for cell in cells:
+            result = results[cell.generation.address]
+            if isinstance(result, Failure):
+                raise StudyError(result.error, hint=result.fix)
+            logs.append(result)
+        return logs
+
+    def _answer(self, cells: Sequence[Cell], what: str) -> dict[str, Path | Failure]:
+        jobs = [self._job(cell) for cell in cells]
+        with self.progress.step(what, sum(job.answers for job in jobs)):
+            return generate(
+                jobs,
+                folder=self.store.running,
+                max_connections=self.spec.max_connections,
+                deterministic=self.spec.deterministic,
+                roles=self.roles,
+                on_answer=self._answered,
+                on_sample=self.progress.sample,
+                guard=self._within_budget,
+            )
+
+    def score(self, cells: Sequence[Cell]) -> None:
+        """Score all cells that have answers and no scores yet."""
+        for cell in cells:
+            if cell.answers is None:
+                continue
+            cell.scored = self.find(cell.scoring.address)
+            if cell.scored is None:
+                self._score(cell)
+                self.progress.finished()
+
+    def latency(
+        self, systems: Sequence[Prepared], cells: Sequence[Cell], count: int, max_tokens: int
+    ) -> None:
+        """Time each system on a few prompts, one at a time."""
+        for system in systems:
+            if system.system is None:
+                continue
+            description = self.latency_step(system, count, max_tokens)
+            if self.find(description.address) is not None:
+                continue
+            step = f"latency {system.name}"
+            prompts = latency_prompts([cell for cell in cells if cell.system.name == system.name], count)
+            try:
+                with (
+                    self.progress.step(step, len(prompts)),
+                    self.store.writing(description, study=self.spec.name, step=step) as draft,
+                ):
+                    measured = measure_latency(
+                        self._ask(system, max_tokens), prompts, on_answer=self.progress.sample
+                    )
+                    write_json(draft.folder / LATENCY, asdict(measured))
+            except TrivetError as error:
+                self.failures[step] = failure_of(error)
+                self.progress.say(f"failed: {step}: {self.failures[step].error}")
+            self.progress.finished()
+
+    def latency_step(self, system: Prepared, count: int, max_tokens: int) -> Description:
+        """The latency step of a system."""
+        return Description(
+            method="study/latency",
+            version=1,
+            config={
+                "prompts": count,
+                "max_tokens": max_tokens,
+                "evaluations": [entry.label for entry in self.spec.evaluations],
+            },
+            inputs={"system": system.identity},
+            seed=self.spec.seed,
+        )
+
+    def one_alone(self, system: Prepared, cell: Cell) -> float:
+        """Seconds of one answer alone."""
+        return self._ask(system, cell.max_tokens)(latency_prompts([cell], 1)[0], 0)[0]
+
+    def _ask(
+        self, system: Prepared, max_tokens: int
+    ) -> Callable[[str, int], tuple[float, float | None, int]]:
+        assert system.system is not None
+        asked = system.system
+
+        def ask(prompt: str, number: int) -> tuple[float, float | None, int]:
+            seed = derived_seed(self.spec.seed, "latency", number)
+            started = time.perf_counter()
+            answer = asked.answer_sync(prompt, seed=seed, max_tokens=max_tokens)
+            took = time.perf_counter() - started
+            return took, answer.seconds_to_first_token, answer.usage.completion_tokens
+
+        return ask
+
+    def find(self, address: str) -> Manifest | None:
+        """A finished step; a change of package versions since then is a warning."""
+        manifest = self.store.find(address)
+        if manifest is not None:
+            changed = changed_versions(manifest.packages, package_versions())
+            if changed:
+                text = f"versions changed since finished steps were run: {', '.join(changed)}"
+                if text not in self.warnings:
+                    self.warnings.append(text)
+        return manifest
+
+    def fail(self, cell: Cell, step: str, failure: Failure) -> None:
+        """Record a failed step; the others go on."""
+        cell.failure, cell.failed_step = failure, step
+        self.progress.say(f"failed: {step}: {failure.error}\n  → {failure.fix}")
+
+    def _job(self, cell: Cell) -> Job:
+        return Job(
+            key=cell.generation.address,
+            system=cell.system.name,
+            evaluation=cell.evaluation,
+            ids=cell.ids,
+            max_tokens=cell.max_tokens,
+            seed=derived_seed(cell.seed, "generate") if cell.system.seeded else None,
+            journal=self.journal_path(cell),
+            model=cell.system.model,
+        )
+
+    def journal_path(self, cell: Cell) -> Path:
+        """Where a cell's answers are kept."""
+        return self.store.answers / f"{cell.journal.address}.jsonl"
+
+    def _keep(self, cell: Cell, log: Path) -> Manifest | None:
+        with self.store.writing(cell.generation, study=self.spec.name, step=f"generate {cell.name}") as draft:
+            log.replace(draft.folder / ANSWERS)
+        return self.find(cell.generation.address)
+
+    def _read(self, cell: Cell) -> None:
+        """An existing log in the place of a generate step."""
+        from inspect_ai.log import write_eval_log
+
+        assert cell.system.logs is not None
+        step = f"read {cell.name}"
+        try:
+            path = cell.system.logs.get(cell.evaluation.label)
+            if path is None:
+                raise StudyError("no log of this system holds it", where=cell.evaluation.label)
+            log = import_log(path, cell.evaluation, cell.ids)
+            with self.store.writing(cell.generation, study=self.spec.name, step=step) as draft:
+                write_eval_log(log, str(draft.folder / ANSWERS))
+            cell.answers = self.find(cell.generation.address)
+        except TrivetError as error:
+            self.fail(cell, step, failure_of(error))
+        self.progress.finished()
+
+    def _score(self, cell: Cell) -> None:
+        step = f"score {cell.name}"
+        source = self.store.folder(cell.generation.address) / ANSWERS
+        try:
+            with (
+                self.progress.step(step, None),
+                self.store.writing(cell.scoring, study=self.spec.name, step=step) as draft,
+            ):
+                if cell.evaluation.sandbox:  # scored inside its sandbox while it ran
+                    (draft.folder / SCORED).write_bytes(source.read_bytes())
+                else:
+                    model = None if cell.system.logs else cell.system.model
+                    score_log(source, draft.folder / SCORED, cell.evaluation, model=model, roles=self.roles)
+            cell.scored = self.find(cell.scoring.address)
+        except TrivetError as error:
+            self.fail(cell, step, failure_of(error))
+
+    def _answered(self, system: str, output: "ModelOutput", replayed: bool) -> None:
+        if not replayed:
+            tokens = output.usage.output_tokens if output.usage else 0
+            self.generated_tokens += tokens
+            self.progress.tokens(tokens)
+            self.spent += self._dollars(system, output.usage.model_dump() if output.usage else None)
+
+    def _spent(self, cell: Cell) -> float:
+        if cell.system.name not in self.spec.prices:
+            return 0.0
+        outputs = Journal(self.journal_path(cell)).outputs()
+        return sum(self._dollars(cell.system.name, output.get("usage")) for output in outputs)
+
+    def _dollars(self, system: str, usage: Mapping[str, Any] | None) -> float:
+        price = self.spec.prices.get(system)
+        if price is None or not usage:
+            return 0.0
+        tokens = usage.get("input_tokens") or 0, usage.get("output_tokens") or 0
+        return (tokens[0] * price.input + tokens[1] * price.output) / 1e6
+
+    def _within_budget(self) -> None:
+        if self.spec.max_cost is not None and self.spent >= self.spec.max_cost:
+            raise StudyError(
+                f"max_cost: {self.spent:.4f} of {self.spec.max_cost:g} US dollars are spent",
+                hint="raise max_cost and run again; finished answers are kept and not paid twice",
+            )
+
+
+def latency_prompts(cells: Sequence[Cell], count: int) -> list[str]:
+    """The first prompts of each evaluation in turn, ``count`` in all (fewer where there are fewer)."""
+    texts: list[list[str]] = []
+    for cell in cells:
+        samples = cell.evaluation.task(cell.ids[:count]).dataset
+        texts.append([sample_text(sample) for sample in samples])
+    longest = max((len(column) for column in texts), default=0)
+    mixed = [column[row] for row in range(longest) for column in texts if row < len(column)]
+    return mixed[:count]

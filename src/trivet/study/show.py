@@ -1,0 +1,132 @@
+"""A study in the terminal: the plan, the table of results, a diff of two studies."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from trivet._text import printable
+from trivet.errors import StoreError
+from trivet.study.plan import Plan
+from trivet.study.results import COLUMNS, Estimate, StudyResults
+from trivet.study.store import Store
+
+RESULTS = "results.json"
+
+
+def read_results(path: Path) -> StudyResults:
+    """The results in a store, or in a ``results.json``.
+
+    Raises:
+        StoreError: there are none, or they cannot be read.
+    """
+    path = Path(path)
+    return latest_results(path) if path.is_dir() else StudyResults.read(path)
+
+
+def latest_results(store: Path, name: str | None = None) -> StudyResults:
+    """The results of a study in a store; by default of the one that ran last.
+
+    Raises:
+        StoreError: the store holds no such study.
+    """
+    opened = Store(store, create=False)
+    studies = opened.studies()
+    if name is None and studies:
+        name = max(studies, key=lambda key: str(studies[key].get("finished", "")))
+    if name is None or name not in studies:
+        known = ", ".join(studies) or "none"
+        raise StoreError(
+            f"holds no finished study {name!r}" if name else "holds no finished study",
+            where=str(store),
+            hint=f"finished studies: {known}; `trivet study run` makes one",
+        )
+    return StudyResults.read(opened.folder(str(studies[name]["results"])) / RESULTS)
+
+
+def print_plan(plan: Plan, console: Console) -> None:
+    """The steps with their estimates, and what was cut to fit the time."""
+    table = Table(box=None, pad_edge=False, title=f"Plan of {printable(plan.study)}", title_justify="left")
+    table.add_column("step")
+    for name in ("answers", "tokens ≤", "time", "memory", "state"):
+        table.add_column(name, justify="right")
+    for step in plan.steps:
+        table.add_row(
+            printable(step.name),
+            str(step.answers or ""),
+            f"{step.tokens:,}" if step.tokens else "",
+            "" if step.seconds is None else duration(step.seconds),
+            "" if not step.memory_bytes else f"{step.memory_bytes / 2**30:.1f} GB",
+            "done" if step.done else "",
+        )
+    console.print(table)
+    total = plan.seconds
+    console.print(
+        f"\nIn all: {'time not known' if total is None else duration(total)}, {plan.tokens:,} tokens"
+    )
+    for leg, effect in plan.smallest_effect.items():
+        console.print(f"{leg}: the smallest difference that can be detected is about {effect:.2f}")
+    for text in (*plan.choice.said, *plan.notes):
+        console.print(printable(text))
+    for mark in plan.marks:
+        console.print(f"circular (allowed): {printable(str(mark['text']))}")
+
+
+def print_results(results: StudyResults, console: Console) -> None:
+    """One row a system: the legs with their intervals, and what an answer costs."""
+    table = Table(box=None, pad_edge=False, title=f"{printable(results.study)}", title_justify="left")
+    table.add_column("system", no_wrap=True)
+    for leg in COLUMNS:
+        table.add_column(leg, justify="right", no_wrap=True)
+    table.add_column("on front", justify="right")
+    table.add_column("tokens", justify="right")
+    table.add_column("seconds", justify="right")
+    places = {place.system: place for place in results.front.systems} if results.front else {}
+    costs = {cost.system: cost for cost in results.costs}
+    for system in results.systems:
+        legs = [results.leg(system.name, leg) for leg in COLUMNS]
+        place, cost = places.get(system.name), costs.get(system.name)
+        table.add_row(
+            printable(system.name) + (" (reference)" if system.name == results.reference else ""),
+            *[_estimate(leg.estimate) if leg else "–" for leg in legs],
+            f"{place.probability:.2f}" if place else "–",
+            f"{cost.forward_tokens:.0f}" if cost and cost.forward_tokens is not None else "–",
+            f"{cost.latency_seconds.value:.1f}"
+            if cost and cost.latency_seconds and cost.latency_seconds.value is not None
+            else "–",
+        )
+    console.print(table)
+    console.print("95 % intervals; on front: bootstrap probability; tokens: forward tokens an answer")
+    for comparison in results.comparisons:
+        if comparison.verdict in ("better", "worse"):
+            console.print(
+                f"{printable(comparison.system)} is {comparison.verdict} than "
+                f"{printable(comparison.baseline)} on {comparison.leg}: "
+                f"{_estimate(comparison.difference, signed=True)}"
+            )
+    tied = sum(comparison.verdict == "statistically tied" for comparison in results.comparisons)
+    if tied:
+        console.print(f"{tied} of {len(results.comparisons)} comparisons are statistically tied")
+    for failed in results.failed:
+        console.print(f"failed: {printable(failed.step)}: {printable(failed.error)}")
+        if failed.fix:
+            console.print(f"  → {printable(failed.fix)}")
+    for warning in results.warnings:
+        console.print(f"note: {printable(warning)}")
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: ``45 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _estimate(estimate: Estimate, *, signed: bool = False) -> str:
+    if estimate.value is None:
+        return "no score"
+    sign = "+" if signed else ""
+    text = f"{estimate.value:{sign}.2f}"
+    if estimate.interval is not None:
+        text += f" [{estimate.interval.low:{sign}.2f}, {estimate.interval.high:{sign}.2f}]"
+    return text

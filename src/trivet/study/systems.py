@@ -1,0 +1,108 @@
+"""The systems of a study, opened: what determines their answers, and how Inspect reaches them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trivet._files import canonical_json, sha256_text
+from trivet._validation import validate
+from trivet.errors import DataError
+from trivet.judges.base import Judge
+from trivet.study.address import file_digest
+from trivet.study.score import read_log
+from trivet.study.spec import EvaluationEntry, LogSystem, StudySpec
+from trivet.systems import System
+from trivet.systems.spec import load_spec
+
+if TYPE_CHECKING:
+    from inspect_ai.model import Model
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A system of a study that can be used.
+
+    ``identity`` is a digest of what determines its answers. ``system`` is ``None`` and ``logs`` (by
+    evaluation) is set where existing logs stand in for it.
+    """
+
+    name: str
+    identity: str
+    system: System | None = None
+    logs: Mapping[str, Path] | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def judges(self) -> tuple[Judge, ...]:
+        """The judges that choose or block its answers."""
+        return self.system.judges if self.system is not None else ()
+
+    @property
+    def seeded(self) -> bool:
+        """Whether its engine takes a seed."""
+        return self.system is not None and self.system.engine.capabilities.seed
+
+    def model(self) -> "Model":
+        """A fresh Inspect model that answers as this system."""
+        from inspect_ai.model import get_model
+
+        assert self.system is not None
+        return get_model(f"trivet/{self.name}", memoize=False, system=self.system)
+
+
+def prepare(name: str, spec: StudySpec, base: Path) -> Prepared:
+    """Open one system of a study.
+
+    Raises:
+        TrivetError: its specification is wrong, or its model cannot be loaded.
+    """
+    value = spec.systems[name]
+    if name in spec.log_systems and isinstance(value, dict):
+        return _from_logs(name, value, spec.evaluations, base)
+    system_spec, folder = load_spec(value, base=base)
+    update: dict[str, Any] = {"name": name}
+    if "engine" not in system_spec.model_fields_set:
+        update["engine"] = spec.engine
+    system = System(
+        system_spec.model_copy(update=update), base=folder, deterministic=spec.deterministic
+    ).open()
+    return Prepared(name=name, identity=system.hash12, system=system, facts=system.describe())
+
+
+def _from_logs(name: str, value: dict[str, Any], entries: Sequence[EvaluationEntry], base: Path) -> Prepared:
+    log = validate(LogSystem, value, where=f"systems.{name}").log
+    if isinstance(log, dict):
+        logs = {label: base / file for label, file in log.items()}
+    else:
+        logs = {}
+        for file in [log] if isinstance(log, str) else log:
+            header = read_log(base / file, header_only=True)
+            logs[_matching(header.eval.task, entries, base / file)] = base / file
+    labels = [entry.label for entry in entries]
+    for label, path in logs.items():
+        if label not in labels:
+            raise DataError(
+                f"the study has no evaluation {label!r}; it has {', '.join(labels)}", where=f"systems.{name}"
+            )
+        if not path.is_file():
+            raise DataError("no such file", where=str(path))
+    digests = {label: file_digest(path) for label, path in logs.items()}
+    identity = sha256_text(canonical_json({"logs": digests}))
+    model = read_log(next(iter(logs.values())), header_only=True).eval.model
+    facts = {"identity": f"{name}@{identity[:12]}", "model_name": model, "logs": digests}
+    return Prepared(name=name, identity=identity, logs=logs, facts=facts)
+
+
+def _matching(task: str, entries: Sequence[EvaluationEntry], path: Path) -> str:
+    """Which evaluation a log belongs to, by the name of its task."""
+    short = task.rsplit("/", 1)[-1]
+    for entry in entries:
+        own = str(entry.task or "").rsplit("@", 1)[-1].rsplit("/", 1)[-1]
+        if short in (entry.label, own):
+            return entry.label
+    raise DataError(
+        f"is of the task {task!r}, which is no evaluation of this study",
+        where=str(path),
+        hint="name the evaluation: log: {evaluation: file.eval}",
+    )
