@@ -33,8 +33,8 @@ IDK_PHRASES: tuple[str, ...] = (
     r"(?:information|knowledge|access|data|details?|answer|memory|idea|way|ability|context|record|records)\b",
     rf"{_SUBJECT} have no comment\b",
     rf"{_SUBJECT} have no (?:\w+ ){{0,2}}(?:information|knowledge|idea|clue|way|access|data|records?)\b",
-    rf"{_SUBJECT} {_CANNOT} (?:\w+ )?(?:answer|say|tell (?:you|from|if|whether|wh\w+|how)|know|determine|provide|predict|verify|confirm|find"
-    r"|give|recall|access|be (?:certain|sure))\b",
+    rf"{_SUBJECT} {_CANNOT} (?:\w+ )?(?:answer|say|tell (?:you|from|if|whether|wh\w+|how)|know|determine"
+    r"|provide|predict|verify|confirm|find|give|recall|access|be (?:certain|sure))\b",
     r"\bi(?: am|'m) (?:\w+ )?(?:not (?:\w+ )?(?:sure|certain|aware|familiar|able to)|unable to|unsure"
     r"|uncertain|unaware|unfamiliar)\b",
     r"\b(?:it|that|this|the \w+|the question|this question)? ?(?:can ?not|can't|could not) be"
