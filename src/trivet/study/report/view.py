@@ -266,6 +266,10 @@ class View:
         keys = sorted(groups, key=lambda key: order.get(key[0], len(order)))
         return [(*key, sorted(groups[key], key=lambda row: self.index(row.system))) for key in keys]
 
+    def label_bar(self, row: ComponentResult) -> Markup:
+        """The answers of a row by label."""
+        return charts.label_bar(row.labels, row.n_unscored)
+
     def judge(self, name: str) -> JudgeInfo | None:
         """All that is known of a judge."""
         return self._judges.get(name)
