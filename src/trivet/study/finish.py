@@ -16,7 +16,7 @@ from inspect_ai.log import read_eval_log
 
 from trivet._files import canonical_json, sha256_text
 from trivet.errors import StudyError
-from trivet.study.address import Description, package_versions
+from trivet.study.address import Description, derived_seed, package_versions
 from trivet.study.analysis import analyse
 from trivet.study.costs import costs_of
 from trivet.study.environment import environment_of
@@ -154,7 +154,15 @@ def _transcripts(runner: Runner, done: Sequence[Cell]) -> Iterator[Transcript]:
 
 
 def _analysis_options(study: "Study", done: Sequence[Cell]) -> dict[str, Any]:
-    return {"reference": reference_of(study.spec)}
+    judges = {judge.name: judge for found in study.judges.values() for judge in found}
+    return {
+        "reference": reference_of(study.spec),
+        "seed": derived_seed(study.spec.seed, "analyse"),
+        "systems": list(study.systems),
+        "evaluations": [cell.evaluation.entry for cell in _one_each(done)],
+        "legs": study.spec.legs,
+        "judges": {name: judge.quality for name, judge in judges.items()},
+    }
 
 
 def _log(runner: Runner, cell: Cell) -> Path:

@@ -14,7 +14,6 @@ from trivet.study.results import (
     Environment,
     Estimate,
     EvaluationInfo,
-    FailedStep,
     Front,
     FrontSystem,
     HonestyStatistics,
@@ -23,7 +22,6 @@ from trivet.study.results import (
     JudgeInfo,
     LegPart,
     LegResult,
-    Mark,
     StudyResults,
     SystemInfo,
 )
@@ -276,7 +274,7 @@ def make_transcripts(results: StudyResults, prompts: int = 60) -> list[Transcrip
                     component=component,
                     sample_id=f"{evaluation}-{number:04d}",
                     epoch=1,
-                    prompt=f"Prompt {number}: explain in a few words why the {random_.choice(_WORDS)} stands.",
+                    prompt=f"Prompt {number}: why does the {random_.choice(_WORDS)} stand?",
                     answer=" ".join(words).capitalize() + ".",
                     value=value,
                     label=label,
@@ -289,10 +287,10 @@ def make_transcripts(results: StudyResults, prompts: int = 60) -> list[Transcrip
     return rows
 
 
-_WORDS = (
-    "kettle lantern harbour copper three-legged stand iron table warm bread river stone window paper morning "
-    "quiet answer careful honest question bridge garden winter letter simple because often whenever which under"
-).split()
+_WORDS = """
+kettle lantern harbour copper three-legged stand iron table warm bread river stone window paper morning quiet
+answer careful honest question bridge garden winter letter simple because often whenever which under
+""".split()
 
 
 @pytest.fixture
