@@ -121,7 +121,8 @@ def load_spec(source: Source, *, base: Path | None = None) -> tuple[SystemSpec, 
     """Read a system's specification.
 
     Args:
-        source: the path of a YAML file, the mapping that such a file would hold, or a bare model name.
+        source: the path of a YAML file or of a folder that holds ``system.yaml``, the mapping that such
+            a file would hold, or a bare model name.
         base: folder that relative paths refer to, by default the file's own or the working directory.
 
     Returns:
@@ -137,10 +138,10 @@ def load_spec(source: Source, *, base: Path | None = None) -> tuple[SystemSpec, 
         return _with_name(_from_mapping(source, folder, "system"), None), folder
     text = str(source)
     path = folder / Path(text).expanduser()
-    if isinstance(source, str) and path.suffix.lower() not in {".yaml", ".yml"}:
-        return _with_name(_from_mapping({"model": text}, folder, text), None), folder
-    if path.is_dir():
+    if (path / "system.yaml").is_file():
         path = path / "system.yaml"
+    if path.suffix.lower() not in {".yaml", ".yml"}:
+        return _with_name(_from_mapping({"model": text}, folder, text), None), folder
     stem = path.resolve().parent.name if path.stem == "system" else path.stem
     return _with_name(_from_mapping(read_yaml(path), path.parent, str(path)), stem), path.parent
 
