@@ -11,6 +11,7 @@
 """
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -121,13 +122,22 @@ def _from_hub(name: str) -> Path:
 
     repository, _, revision = name.partition("@")
     patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
-    arguments = {"repo_id": repository, "revision": revision or None, "allow_patterns": patterns}
+
+    def snapshot(local: bool) -> Path:
+        return Path(
+            snapshot_download(
+                repository,
+                revision=revision or None,
+                allow_patterns=patterns,
+                local_files_only=local,
+                etag_timeout=5,
+            )
+        )
+
+    with suppress(LocalEntryNotFoundError):
+        return snapshot(local=True)
     try:
-        return Path(snapshot_download(**arguments, local_files_only=True))
-    except LocalEntryNotFoundError:
-        pass
-    try:
-        return Path(snapshot_download(**arguments, etag_timeout=5))
+        return snapshot(local=False)
     except Exception as error:  # the hub's client raises many kinds; each means the same here
         raise ModelError(
             f"is not a folder here and cannot be had from the hub: {str(error).splitlines()[0]}",

@@ -1,5 +1,6 @@
 """The three hooks: a green-list watermark, a steering vector, a word gate; alone and together."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ class Watermark:
 
 def _green_share(engine: TorchEngine, tokens: tuple[int, ...]) -> float:
     size = engine._own.model.get_input_embeddings().weight.shape[0]
-    return float(np.mean([b in _green(a, size) for a, b in zip(tokens, tokens[1:])]))
+    return float(np.mean([b in _green(a, size) for a, b in itertools.pairwise(tokens)]))
 
 
 def test_a_watermark_marks_its_own_request_only(engine: TorchEngine) -> None:

@@ -1,8 +1,8 @@
 """Attention of a packed batch over the slots of its sequences.
 
 The tokens of all sequences lie one after another in one row: first the sequences that decode one token,
-grouped by pool, then the stretches of prompts. It plugs into transformers' attention interface, so every model
-whose attention goes through that interface runs unchanged.
+grouped by pool, then the stretches of prompts. It plugs into transformers' attention interface, so every
+model whose attention goes through that interface runs unchanged.
 
 Queries of the heads that share a key-value head are laid out as positions of one head, so keys and values are
 never expanded.

@@ -1,9 +1,9 @@
 """The KV tree: computed prefixes and their keys and values, shared by all requests of a model.
 
-A radix tree over token ids. Each node holds the keys and values of its own stretch of tokens, so a prefix that
-two requests share is stored once. Forking is a second look-up of the same node; rewinding is a look-up of a
-shorter prefix. Leaves that no live request holds are dropped, least recently used first, when the budget is
-exceeded.
+A radix tree over token ids. Each node holds the keys and values of its own stretch of tokens, so a prefix
+that two requests share is stored once. Forking is a second look-up of the same node; rewinding is a look-up
+of a shorter prefix. Leaves that no live request holds are dropped, least recently used first, when the budget
+is exceeded.
 """
 
 from collections.abc import Callable, Sequence

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from trivet.models.engine import LogitsTransform
-from trivet.models.operations import Continuation, Extend, Sampling, StopReason, Tokens
+from trivet.models.operations import Continuation, Sampling, StopReason, Tokens
 from trivet.models.torch_engine.detokenizer import Detokenizer
 from trivet.models.torch_engine.kv_slots import Slot
 from trivet.models.torch_engine.layers import Tap
@@ -56,7 +56,7 @@ class Row:
         return [len(self.tokens) - 1] if end == len(self.tokens) else []
 
     def taps(self, start: int, end: int, offset: int) -> list[Tap]:
-        """What reads or edits hidden states of positions ``start`` … ``end - 1`` at ``offset`` of the batch."""
+        """What reads or edits hidden states of positions ``start`` … ``end - 1``, at ``offset`` in the batch."""
         taps = []
         for hook in self.activations:
             for layer in hook.layers:
@@ -150,11 +150,6 @@ class ExtendRow(Row):
         tops = tuple(self.tops) if self.top_logprobs else ()
         self.result = Continuation(tuple(self.answer), text, tuple(self.logprobs), reason, tops)
         self.finish()
-
-    @classmethod
-    def nothing(cls, operation: Extend) -> Continuation:
-        """The continuation of an ``Extend`` that asks for no tokens."""
-        return Continuation((), "", (), "length")
 
 
 @dataclass(eq=False)

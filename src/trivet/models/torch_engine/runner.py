@@ -112,7 +112,9 @@ class ModelRunner:
             self.slots.grow(piece.row.slot, piece.row.computed, piece.row.computed + piece.count)
         with torch.inference_mode():
             ordered, plan, taps = self._plan(work)
-            tokens, positions, wanted = [], [], []
+            tokens: list[int] = []
+            positions: list[int] = []
+            wanted: list[int] = []
             for piece in ordered:
                 start, end = piece.row.computed, piece.row.computed + piece.count
                 piece.wanted = piece.row.wanted(start, end)
@@ -144,7 +146,8 @@ class ModelRunner:
                 pools.setdefault(piece.row.slot.pool.capacity, []).append(piece)
             else:
                 stretches.append(piece)
-        plan, ordered = Plan(self._home), []
+        plan = Plan(self._home)
+        ordered: list[Work] = []
         for capacity in sorted(pools):
             group = sorted(pools[capacity], key=_slot_index)
             places = [piece.row.computed for piece in group]
