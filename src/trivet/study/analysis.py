@@ -54,8 +54,8 @@ def analyse(
         measurements: every answer of every system; ``value`` ``None`` is "could not score", never 0.
         reference: the system that the others are compared with, and that ``honest`` is measured against.
         seed: of the bootstrap.
-        systems: names in the order of the report; a system without measurements "could not be scored". By
-            default those of the measurements, in order of appearance.
+        systems: names in the order of the report; a system without measurements "could not be scored", the
+            reference too, and then nothing is compared with it. By default those of the measurements.
         evaluations: the study's entries, for ``leg`` and ``higher_is_better``; by default the evaluations
             that ship, by name.
         legs: the study's ``legs``, see ``study.legs``.
@@ -68,12 +68,14 @@ def analyse(
         JudgeError: a judge's quality is malformed.
     """
     names = list(dict.fromkeys(row.system for row in measurements)) if systems is None else list(systems)
-    if reference not in names:
-        raise StudyError(
-            f"there is no system {reference!r} to be the reference", hint=did_you_mean(reference, names)
-        )
     if not measurements:
         raise StudyError("no answer was measured", hint="see the failed steps")
+    if reference not in names:
+        if systems is None:
+            raise StudyError(
+                f"there is no system {reference!r} to be the reference", hint=did_you_mean(reference, names)
+            )
+        names.append(reference)  # it failed: the others are still worth a report
     known = {name: judge_info(name, quality, level=level) for name, quality in (judges or {}).items()}
     tables = score_tables(measurements, names)
     rows = [

@@ -87,6 +87,8 @@ def _kappa(value: Any, level: float) -> Estimate | None:
         return None
     if isinstance(value, int | float):
         return Estimate(value=float(value), reason="the judge gives no interval")
+    if value.get("value") is None:
+        return Estimate(value=None, reason=str(value.get("reason") or "the judge gives no kappa"))
     low, high = value.get("low"), value.get("high")
     interval = None
     if low is not None and high is not None:
