@@ -287,10 +287,38 @@ def make_transcripts(results: StudyResults, prompts: int = 60) -> list[Transcrip
     return rows
 
 
-_WORDS = """
-kettle lantern harbour copper three-legged stand iron table warm bread river stone window paper morning quiet
-answer careful honest question bridge garden winter letter simple because often whenever which under
-""".split()
+_WORDS = [
+    "kettle",
+    "lantern",
+    "harbour",
+    "copper",
+    "three-legged",
+    "stand",
+    "iron",
+    "table",
+    "warm",
+    "bread",
+    "river",
+    "stone",
+    "window",
+    "paper",
+    "morning",
+    "quiet",
+    "answer",
+    "careful",
+    "honest",
+    "question",
+    "bridge",
+    "garden",
+    "winter",
+    "letter",
+    "simple",
+    "because",
+    "often",
+    "whenever",
+    "which",
+    "under",
+]
 
 
 @pytest.fixture

@@ -109,24 +109,27 @@ def difference_strip(index: int, comparison: Comparison, scale: Scale) -> Markup
 
 def pareto_plot(systems: Sequence[Point], x_axis: Axis, y_axis: Axis) -> Markup:
     """Two legs against each other: points with both intervals, the front as a step line, direct labels."""
-    width, height = 420.0, 372.0
-    frame = Box(52.0, 14.0, width - 14, height - 50)
+    width, height = 360.0, 330.0
+    frame = Box(50.0, 12.0, width - 12, height - 50)
     x_scale = Scale(*_limits([point.x for point in systems], x_axis), frame.left, frame.right)
     y_scale = Scale(*_limits([point.y for point in systems], y_axis), frame.bottom, frame.top)
     parts = _grid(x_scale, y_scale, frame, x_axis, y_axis)
     placed = [(point, x_scale(point.x.value or 0.0), y_scale(point.y.value or 0.0)) for point in systems]
     parts.append(_front_line(placed, frame))
+    whiskers: list[Box] = []
     for point, x, y in placed:
         kind = f"cross {colour_class(point.index)}"
         if point.x.interval is not None:
             low, high = x_scale(point.x.interval.low), x_scale(point.x.interval.high)
             parts.append(element("line", x1=low, x2=high, y1=y, y2=y, class_=kind))
+            whiskers.append(Box(low, y - 1, high, y + 1))
         if point.y.interval is not None:
             low, high = y_scale(point.y.interval.low), y_scale(point.y.interval.high)
             parts.append(element("line", x1=x, x2=x, y1=low, y2=high, class_=kind))
+            whiskers.append(Box(x - 1, high, x + 1, low))
     parts += [marker(point.index, x, y, 6) for point, x, y in placed]
     texts = [short(point.name) for point in systems]
-    boxes = place([(x, y) for _, x, y in placed], texts, frame, size=_SIZE)
+    boxes = place([(x, y) for _, x, y in placed], texts, frame, size=_SIZE, avoid=whiskers)
     for (point, x, y), text, spot in zip(placed, texts, boxes, strict=True):
         box = spot.box
         if spot.leader:
@@ -136,7 +139,12 @@ def pareto_plot(systems: Sequence[Point], x_axis: Axis, y_axis: Axis) -> Markup:
         kind = "label strong" if point.on_front else "label"
         parts.append(
             element(
-                "text", text, x=(box.left + box.right) / 2, y=box.bottom - 3, text_anchor="middle", class_=kind
+                "text",
+                text,
+                x=(box.left + box.right) / 2,
+                y=box.bottom - 3,
+                text_anchor="middle",
+                class_=kind,
             )
         )
     names = ", ".join(point.name for point in systems if point.on_front) or "none"
@@ -159,9 +167,7 @@ def _grid(x_scale: Scale, y_scale: Scale, frame: Box, x_axis: Axis, y_axis: Axis
         x = x_scale(tick)
         parts.append(element("line", x1=x, x2=x, y1=frame.top, y2=frame.bottom, class_="grid"))
         text = x_axis.text(tick)
-        parts.append(
-            element("text", text, x=x, y=frame.bottom + 17, text_anchor="middle", class_="tick")
-        )
+        parts.append(element("text", text, x=x, y=frame.bottom + 17, text_anchor="middle", class_="tick"))
     for tick in y_scale.ticks(5):
         y = y_scale(tick)
         parts.append(element("line", x1=frame.left, x2=frame.right, y1=y, y2=y, class_="grid"))
@@ -171,9 +177,7 @@ def _grid(x_scale: Scale, y_scale: Scale, frame: Box, x_axis: Axis, y_axis: Axis
     unit = " (%) →"
     middle_x, middle_y = (frame.left + frame.right) / 2, (frame.top + frame.bottom) / 2
     title = x_axis.title + (unit if x_axis.rate else " →")
-    parts.append(
-        element("text", title, x=middle_x, y=frame.bottom + 40, text_anchor="middle", class_="axis")
-    )
+    parts.append(element("text", title, x=middle_x, y=frame.bottom + 40, text_anchor="middle", class_="axis"))
     title = y_axis.title + (unit if y_axis.rate else " →")
     turn = f"rotate(-90 14 {middle_y:g})"
     parts.append(
@@ -205,11 +209,13 @@ def all_legs(
     ``systems``: (index, name, one estimate for each leg, whether on the front). A system that lacks a leg has
     a gap there. Lines of systems off the front are dashed.
     """
-    width, height = 560.0, 372.0
-    top, bottom, left = 40.0, height - 26.0, 46.0
+    width, height = 460.0, 340.0
+    top, bottom, left = 44.0, height - 22.0, 72.0
     label_width = max([len(short(name)) for _, name, _, _ in systems] + [6]) * _SIZE * GLYPH
-    right = width - label_width - 26
-    found = [estimate for _, _, row, _ in systems for estimate in row if estimate and estimate.value is not None]
+    right = width - label_width - 44
+    found = [
+        estimate for _, _, row, _ in systems for estimate in row if estimate and estimate.value is not None
+    ]
     if not found:
         return Markup("")
     axis = Axis("", rate=all(-1 <= (estimate.value or 0) <= 1 for estimate in found))
@@ -218,13 +224,12 @@ def all_legs(
     parts = []
     for tick in scale.ticks(5):
         y = scale(tick)
-        parts.append(element("line", x1=left - 6, x2=right + 6, y1=y, y2=y, class_="grid"))
-        parts.append(element("text", axis.text(tick), x=left - 14, y=y + 4, text_anchor="end", class_="tick"))
-    for number_, (x, title) in enumerate(zip(stops, titles, strict=True)):
-        anchor = "start" if number_ == 0 else "middle"
+        parts.append(element("line", x1=left - 32, x2=right + 24, y1=y, y2=y, class_="grid"))
+        parts.append(element("text", axis.text(tick), x=left - 38, y=y + 4, text_anchor="end", class_="tick"))
+    for x, title in zip(stops, titles, strict=True):
         parts.append(element("line", x1=x, x2=x, y1=top, y2=bottom, class_="pole"))
-        place_x = left - 6 if number_ == 0 else x
-        parts.append(element("text", title, x=place_x, y=22, text_anchor=anchor, class_="axis"))
+        heading = f"{title} (%)" if axis.rate else title
+        parts.append(element("text", heading, x=x, y=24, text_anchor="middle", class_="axis"))
     ends: list[tuple[int, str, float, float, bool]] = []
     middle = (len(systems) - 1) / 2
     for order, (index, name, row, on_front) in enumerate(systems):
@@ -238,7 +243,12 @@ def all_legs(
                 low, high = scale(estimate.interval.low), scale(estimate.interval.high)
                 parts.append(
                     element(
-                        "line", x1=x + shift, x2=x + shift, y1=low, y2=high, class_=f"cross {colour_class(index)}"
+                        "line",
+                        x1=x + shift,
+                        x2=x + shift,
+                        y1=low,
+                        y2=high,
+                        class_=f"cross {colour_class(index)}",
                     )
                 )
         if not crossings:
@@ -276,4 +286,4 @@ def label_bar(counts: dict[str, int], unscored: int) -> Markup:
         )
         x += length
     text = ", ".join(f"{label.replace('_', ' ')} {count}" for label, count in rows if count)
-    return figure(width, 10, text, *parts, class_="bar")
+    return figure(width, 10, text, *parts, class_="stack")

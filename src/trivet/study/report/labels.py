@@ -1,6 +1,7 @@
 """Labels beside points that do not collide with each other, with points, or with the frame."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 # An average glyph of a sans-serif face is a little over half as wide as its size.
@@ -37,12 +38,19 @@ class Placed:
 
 
 def place(
-    points: list[tuple[float, float]], texts: list[str], frame: Box, *, size: float = 12.0, radius: float = 6.0
+    points: list[tuple[float, float]],
+    texts: list[str],
+    frame: Box,
+    *,
+    size: float = 12.0,
+    radius: float = 6.0,
+    avoid: Sequence[Box] = (),
 ) -> list[Placed]:
     """Place one label for each point, greedily: points with the most crowded surroundings go first.
 
     Each label takes the cheapest of places around its point, near ones first; overlap with labels already
-    placed, with markers and with the outside of the frame costs far more than distance.
+    placed, with markers and with the outside of the frame costs far more than distance, and overlap with what
+    is to be avoided where possible (whiskers) somewhat more.
     """
     marks = [Box(x - radius, y - radius, x + radius, y + radius) for x, y in points]
     order = sorted(range(len(points)), key=lambda number: _crowding(points, number), reverse=True)
@@ -58,6 +66,7 @@ def place(
                 cost += 40 * box.outside(frame)
                 cost += 20 * sum(box.overlap(other.box) for other in placed.values())
                 cost += 10 * sum(box.overlap(mark) for mark in marks)
+                cost += 0.35 * sum(box.overlap(line) for line in avoid)
                 if best is None or cost < best[0]:
                     best = (cost, Placed(box, leader=distance > radius + 10))
         assert best is not None, "there is always a candidate"
@@ -74,9 +83,7 @@ def _crowding(points: list[tuple[float, float]], number: int) -> float:
     )
 
 
-def _box_at(
-    point: tuple[float, float], width: float, height: float, distance: float, angle: float
-) -> Box:
+def _box_at(point: tuple[float, float], width: float, height: float, distance: float, angle: float) -> Box:
     """A box whose nearest edge or corner lies ``distance`` from the point in the given direction."""
     x = point[0] + distance * math.cos(angle)
     y = point[1] + distance * math.sin(angle)
@@ -86,7 +93,7 @@ def _box_at(
 
 
 def spread(positions: list[float], gap: float, low: float, high: float) -> list[float]:
-    """The positions moved apart to at least ``gap``, in their order, inside ``low`` … ``high`` where they fit."""
+    """The positions moved apart to at least ``gap``, in order, inside ``low`` … ``high`` where they fit."""
     order = sorted(range(len(positions)), key=lambda number: positions[number])
     moved = [positions[number] for number in order]
     for number in range(1, len(moved)):

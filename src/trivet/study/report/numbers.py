@@ -1,6 +1,7 @@
 """Numbers as a reader wants them: percent for rates, points for differences, a true minus sign."""
 
 import math
+from datetime import UTC, datetime
 
 from trivet.study.results import Estimate
 
@@ -77,6 +78,15 @@ def size(count: float | None) -> str:
             break
         count /= 1024
     return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+
+
+def moment(text: str) -> str:
+    """An ISO 8601 time for people: ``31 January 2026, 12:00 UTC``; other text as it is."""
+    try:
+        time = datetime.fromisoformat(text).astimezone(UTC)
+    except ValueError:
+        return text
+    return f"{time.day} {time:%B %Y, %H:%M} UTC"
 
 
 def share(part: int, whole: int) -> str:

@@ -43,7 +43,7 @@ def write_report(folder: Path, target: Path | None = None) -> Path:
 
 
 def render(results: StudyResults, transcripts: Iterable[Transcript] = ()) -> str:
-    """The report as HTML. Every text of models, data and configurations is escaped, unseen characters shown."""
+    """The report as HTML. Texts of models, data and configurations are escaped, unseen characters shown."""
     view = View(results)
     style, script = _asset("report.css"), _asset("report.js")
     page = _environment().get_template("report.html.j2")
@@ -77,6 +77,7 @@ def _environment() -> Environment:
         interval=numbers.interval,
         size=numbers.size,
         share=numbers.share,
+        moment=numbers.moment,
         words=lambda text: str(text).replace("_", " "),
         yaml=_yaml,
     )

@@ -134,6 +134,6 @@ def _parse(line: str, *, where: str) -> Transcript:
         row: Any = json.loads(line)
     except ValueError as error:
         raise StoreError(f"is not JSON: {error}", where=where, hint=hint) from None
-    if not isinstance(row, dict) or not _REQUIRED <= row.keys() or not row.keys() <= set(_FIELDS):
+    if not isinstance(row, dict) or not row.keys() >= _REQUIRED or not row.keys() <= set(_FIELDS):
         raise StoreError("is not an answer of a study", where=where, hint=hint)
     return Transcript(**row)

@@ -49,7 +49,9 @@ class View:
         self._infos = {system.name: system for system in results.systems}
         self._judges = {judge.name: judge for judge in results.judges}
         self._costs = {costs.system: costs for costs in results.costs}
-        self._against = {(entry.system, entry.leg): entry for entry in results.comparisons}
+        self._against: dict[tuple[str, str], Comparison] = {
+            (entry.system, entry.leg): entry for entry in results.comparisons
+        }
 
     # Systems
 
@@ -75,13 +77,13 @@ class View:
     def columns(self) -> list[LegName]:
         """The legs that the study holds, in their order, and capability."""
         present = {leg.leg for leg in self.results.legs}
-        return [name for name in COLUMNS if name in present]  # type: ignore[misc]
+        return [name for name in COLUMNS if name in present]
 
     @cached_property
     def legs(self) -> list[LegName]:
         """The legs proper that have a value for at least one system."""
         measured = {leg.leg for leg in self.results.legs if leg.estimate.value is not None}
-        return [name for name in LEGS if name in measured]  # type: ignore[misc]
+        return [name for name in LEGS if name in measured]
 
     def leg(self, system: str, leg: str) -> LegResult | None:
         """One cell of the table."""
@@ -100,9 +102,7 @@ class View:
         line = reference.estimate.value if reference and not self.is_reference(system) else None
         low, high = (0.0, 1.0) if self.rate(leg) else self._limits(leg)
         scale = Scale(low, high, 7.0, 173.0)
-        return charts.interval_strip(
-            self.index(system), system, cell.estimate, cell.bounds, line, scale
-        )
+        return charts.interval_strip(self.index(system), system, cell.estimate, cell.bounds, line, scale)
 
     def _limits(self, leg: str) -> tuple[float, float]:
         found = [entry.estimate for entry in self.results.legs if entry.leg == leg]
@@ -150,6 +150,10 @@ class View:
                 names.append(row.judge)
         tags = (self.judge_tag(name) for name in names)
         return [tag for tag in tags if tag is not None]
+
+    def judges_of_legs(self, legs: Iterable[str]) -> list[JudgeTag]:
+        """Tags of the judges behind several columns, each once."""
+        return list({tag.name: tag for leg in legs for tag in self.judges_of_leg(leg)}.values())
 
     def marks(self, system: str, evaluations: Iterable[str], judge: str | None = None) -> list[str]:
         """Why a number of this system on these evaluations stands on a circular use."""
