@@ -72,6 +72,8 @@ class TorchEngine:
             for name, model in self._models.items()
         }
         self._runner = runners[""]
+        self._weights = reference.identity
+        self._identity = self._digest()  # now, while the files are those that were loaded
         self._numbers = itertools.count()
         self._live = 0
         self._lock = threading.Lock()
@@ -86,11 +88,14 @@ class TorchEngine:
     @property
     def identity(self) -> str:
         """Digest of the weights, the engine kind and the dtype."""
+        return self._identity
+
+    def _digest(self) -> str:
         return sha256_text(
             canonical_json(
                 {
                     "engine": "torch",
-                    "weights": self._reference.identity,
+                    "weights": self._weights,
                     "auxiliary": {name: part.identity for name, part in self._auxiliary.items()},
                     "dtype": str(self._own.dtype),
                 }
@@ -103,7 +108,7 @@ class TorchEngine:
         return {
             "engine": "torch",
             "model": self._reference.name,
-            "weights": self._reference.identity,
+            "weights": self._weights,
             "source": self._reference.source,
             "auxiliary": {name: part.source for name, part in self._auxiliary.items()},
             "dtype": str(self._own.dtype).removeprefix("torch."),

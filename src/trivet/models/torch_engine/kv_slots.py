@@ -1,8 +1,8 @@
 """Keys and values of the sequences that are running, laid out for attention over many of them at once.
 
 A running sequence has a slot in a pool; all slots of a pool have the same capacity, so that one attention
-call covers all sequences of a pool with no copy and little padding. A sequence that outgrows its slot moves to
-the pool of the next capacity. Positions are written in place.
+call covers all sequences of a pool with no copy and little padding. A sequence that outgrows its slot moves
+to the pool of the next capacity. Positions are written in place.
 """
 
 from dataclasses import dataclass

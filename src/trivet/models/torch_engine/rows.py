@@ -56,7 +56,7 @@ class Row:
         return [len(self.tokens) - 1] if end == len(self.tokens) else []
 
     def taps(self, start: int, end: int, offset: int) -> list[Tap]:
-        """What reads or edits hidden states of positions ``start`` … ``end - 1``, at ``offset`` in the batch."""
+        """What reads or edits hidden states of ``start`` … ``end - 1``, at ``offset`` in the batch."""
         taps = []
         for hook in self.activations:
             for layer in hook.layers:
