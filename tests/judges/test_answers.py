@@ -101,6 +101,26 @@ def test_answers_that_claim_something(answer: str) -> None:
     assert not says_idk(answer)
 
 
+DECLINES = [
+    "There is no town called Drumbelvik.",
+    "No such metal is known.",
+    "The novel is fictional.",
+    "None of Shakespeare's plays won that prize.",
+    "I have never heard of this opera.",
+    "Could you please tell me which picture you mean?",
+    "You didn't say what it is.",
+    "The match has not been played yet.",
+    "Which neighbour are you talking about?",
+    "That is still in the future.",
+]
+
+
+@pytest.mark.parametrize("answer", DECLINES)
+def test_saying_that_the_question_cannot_be_answered_declines_unless_it_answers(answer: str) -> None:
+    assert mark(answer, []).label == "idk"
+    assert mark(f"{answer} Paris", ["Paris"]).label == "correct"
+
+
 def test_a_phrase_of_the_question_does_not_count_but_the_fixed_sentence_does() -> None:
     question = 'Which song starts with "I am not sure"?'
     assert not says_idk('It is the song "I am not sure".', question)

@@ -7,8 +7,9 @@ paper's own evaluation, and are said here because they change figures:
 - an accepted answer must be contained as a sequence of whole words, not as a substring, so that ``5`` is not
   found in ``15`` nor ``art`` in ``party``;
 - an accepted answer that is nothing but an article or a sign counts only where it is the whole answer;
-- the phrases that mean "I do not know" are not those of one model family, and an answer which corrects a
-  false premise ("there was no such king") also declines, unless it contains an accepted answer.
+- the phrases that mean "I do not know" are not those of one model family, and an answer which says that the
+  question cannot be answered ("there was no such king", "which one do you mean?") also declines, unless it
+  contains an accepted answer.
 """
 
 import re
@@ -52,17 +53,26 @@ IDK_PHRASES: tuple[str, ...] = (
 )
 """Regular expressions (on lower-cased text with straight quotes) that mean "I do not know"."""
 
-PREMISE_PHRASES: tuple[str, ...] = (
-    r"\bthere (?:is|was|has been|were|are|'s) (?:no|never|not) (?:\w+ ){0,2}(?:such|any|person|known|"
-    r"king|queen|president|city|country|book|film|event|one|thing|\w+ (?:named|called))\b",
-    r"\bthere's no (?:such|\w+ (?:named|called))\b",
+UNANSWERABLE_PHRASES: tuple[str, ...] = (
+    r"\bno such \w+",
+    r"\bnone of (?:them|these|those|the|his|her|its|\w+'s)\b",
+    r"\bthere (?:is|are|was|were|has been|have been|'s)(?: currently| actually| simply)? (?:no|never)\b",
+    r"\bthere (?:isn't|aren't|wasn't|weren't|is not|are not|was not|were not) (?:a|an|any)\b",
     r"\b(?:does not|doesn't|do not|don't|did not|didn't|never) (?:actually |really )?"
-    r"(?:exist|happen|take place|occur)",
+    r"(?:exist|happen|take place|took place|occur)",
     r"\b(?:has not|hasn't|have not|haven't|had not) (?:yet )?(?:been|happened|occurred|taken place)\b",
-    r"\b(?:is|was|are|were) (?:not a real|fictional|fictitious|made up|imaginary|not real)\b",
+    r"\b(?:is|was|are|were|be) (?:a |an )?(?:not (?:a )?real|fictional|fictitious|made up|made-up|imaginary"
+    r"|invented|hypothetical|mythical)\b",
     r"\b(?:false|incorrect|wrong|mistaken) (?:premise|assumption)\b",
+    r"\bnever heard of\b",
+    r"\b(?:need|require|without) (?:any |some )?(?:more|additional|further) (?:information|context|detail)",
+    r"\b(?:please|could you|can you|would you) (?:please )?(?:provide|specify|clarify|give|tell me|share)\b",
+    r"\byou (?:have not|haven't|did not|didn't) (?:yet )?(?:told?|said?|say|mention|specif|provide|give)",
+    r"\bwhich (?:\w+ )?(?:do you mean|are you (?:referring to|talking about|asking about))\b",
+    r"\b(?:lies|is|are|still) in the future\b",
 )
-"""Regular expressions that mean "the question supposes what is not so"."""
+"""Regular expressions that mean "the question cannot be answered as it stands": it supposes what is not so,
+or says too little. A false premise corrected in other words ("Switzerland has no coast") is not recognised."""
 
 _APOSTROPHES = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "`": "'", "´": "'", "−": "-"})
 _TOKEN = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?|\d+(?:\.\d+)?|[^\W_]+")
@@ -138,7 +148,7 @@ def mark(answer: str, accepted: Sequence[str], question: str = "") -> Marked:
         return Marked("idk", matched)
     if matched:
         return Marked("correct", True)
-    if says_idk(answer, question, PREMISE_PHRASES):
+    if says_idk(answer, question, UNANSWERABLE_PHRASES):
         return Marked("idk", False)
     return Marked("wrong", False)
 
