@@ -38,8 +38,9 @@ class Axis:
 
 
 def short(name: str, length: int = 20) -> str:
-    """The name, or its beginning and an ellipsis."""
-    return name if len(name) <= length else name[: length - 1] + "…"
+    """The name, or its beginning and its end, where names of one family differ."""
+    head = (length - 1) // 2
+    return name if len(name) <= length else f"{name[:head]}…{name[head + 1 - length :]}"
 
 
 def interval_strip(
@@ -211,7 +212,7 @@ def all_legs(
     """
     width, height = 460.0, 340.0
     top, bottom, left = 44.0, height - 22.0, 72.0
-    label_width = max([len(short(name)) for _, name, _, _ in systems] + [6]) * _SIZE * GLYPH
+    label_width = max([len(short(name)) for _, name, _, _ in systems] + [6]) * _SIZE * GLYPH * 1.1
     right = width - label_width - 44
     found = [
         estimate for _, _, row, _ in systems for estimate in row if estimate and estimate.value is not None

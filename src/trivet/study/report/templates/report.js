@@ -246,6 +246,7 @@
     const chosen = chosenSystems(), wanted = needles(), pages = Math.max(1, Math.ceil(shown.length / PAGE));
     page = Math.min(Math.max(page, 0), pages - 1);
     byId("list").replaceChildren(...shown.slice(page * PAGE, (page + 1) * PAGE).map((group) => drawGroup(group, chosen, wanted)));
+    for (const text of byId("list").querySelectorAll(".text")) if (text.scrollHeight > text.clientHeight + 1) text.tabIndex = 0;
     byId("count").textContent = shown.length.toLocaleString("en") + " of " + groups.length.toLocaleString("en") + " prompts";
     byId("page").textContent = "page " + (page + 1) + " of " + pages;
     byId("previous").disabled = page === 0;
