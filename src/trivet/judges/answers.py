@@ -72,7 +72,7 @@ UNANSWERABLE_PHRASES: tuple[str, ...] = (
     r"\b(?:lies|is|are|still) in the future\b",
 )
 """Regular expressions that mean "the question cannot be answered as it stands": it supposes what is not so,
-or says too little. A false premise corrected in other words ("Switzerland has no coast") is not recognised."""
+or says too little. A false premise corrected in other words ("Mars has no king") is not recognised."""
 
 _APOSTROPHES = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "`": "'", "´": "'", "−": "-"})
 _TOKEN = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?|\d+(?:\.\d+)?|[^\W_]+")

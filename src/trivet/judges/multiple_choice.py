@@ -2,8 +2,8 @@
 
 In this order, and the first that decides wins:
 
-1. an announced letter ("Answer: B", "the correct answer is (B)"), the last one where there are several that
-   agree; announcements that disagree decide nothing;
+1. an announced letter ("Answer: B", "the correct answer is (B)", "B is correct"); announcements that disagree
+   decide nothing, and nothing after them does;
 2. an answer that is a letter, or starts with one that is set off ("B", "(B)", "B) Paris", "B. Paris");
 3. the text of exactly one choice, as whole words; a choice that is part of a longer named one does not count;
 4. exactly one letter set in brackets anywhere.
@@ -17,9 +17,13 @@ from collections.abc import Sequence
 from trivet.judges.answers import contains, tokens
 
 _ANNOUNCED = re.compile(
-    r"\b(?:answer|choice|option)\b(?:\s+(?:is|would be|must be|should be))?\s*[:=\-]?\s*"
+    r"\b(?:answer|choice|option|letter|choose|pick|select)\b"
+    r"(?:\s+(?:is|would be|must be|should be))?\s*[:=\-]?\s*"
     r"(?:(?:option|choice|letter)\s+)?[\s*_\"'`(\[]*([A-Za-z])(?![\w'’])",
     re.IGNORECASE,
+)
+_CALLED_RIGHT = re.compile(
+    r"(?<![\w'’])([A-Z])[)\]*_\"'`]* (?:is|would be) (?:the )?(?:right|correct|best)\b"
 )
 _LEADING = re.compile(r"[\s*_\"'`(\[]*([A-Za-z])[\"'`*_]*(?:[).\]:]|\s*$|\s*\n|\s+[-–]\s)")
 _BRACKETED = re.compile(r"[(\[]([A-Z])[)\]]|\b([A-Z])\)")
@@ -56,7 +60,7 @@ def _announced(answer: str) -> list[str]:
             if (character.islower() and (goes_on or not after_colon)) or (character in "AI" and goes_on):
                 continue
         found.append(character)
-    return found
+    return found + _CALLED_RIGHT.findall(answer)
 
 
 def _index(character: str, n: int) -> int | None:
