@@ -84,4 +84,4 @@ def _effective_size(result: Estimated) -> float:
     rate, error = result.value or 0.0, result.standard_error
     if not error or not 0 < rate < 1:
         return float(result.clusters)
-    return rate * (1 - rate) / error**2 * (result.clusters - 1) / result.clusters
+    return rate * (1 - rate) / error**2 * result.clusters / (result.clusters - 1)

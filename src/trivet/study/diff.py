@@ -2,7 +2,8 @@
 
 A leg fell when the later estimate lies below the lower end of the earlier study's interval. Beside it stands
 the interval of the change, later minus earlier, as of two independent samples (Newcombe's way of putting two
-intervals together, Zou and Donner 2008). Where both studies asked the same questions it is wider than need be.
+intervals together, Zou and Donner 2008); where both studies asked the same questions it is wider than need
+be.
 """
 
 import math
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from trivet.errors import StudyError
-from trivet.study.results import COLUMNS, Estimate, Interval, Number, Result, StudyResults
+from trivet.study.results import COLUMNS, Estimate, Interval, Result, StudyResults
 
 Change = Literal["fell", "rose", "within", "lost", "gained", "not scored"]
 
