@@ -113,8 +113,8 @@ def check_kills(study: Path, tmp_path: Path, wanted: int, seed: int) -> None:
 @pytest.fixture
 def long_study(write_study: Callable[..., Path]) -> Path:
     return write_study(
-        evaluations=[{"task": "tasks.py@letters", "args": {"n": 40}, "leg": "helpful"}],
-        max_tokens=100,
+        evaluations=[{"task": "tasks.py@letters", "args": {"n": 15}, "leg": "helpful"}],
+        max_tokens=60,
         deterministic=True,
         epochs=2,
     )
@@ -190,4 +190,4 @@ def test_interrupt_is_clean(long_study, tmp_path):
     assert "kept" in errors.decode()
     run_to_end(long_study, tmp_path / "store")
     keys = journal_keys(tmp_path / "store")
-    assert len(keys) == len(set(keys)) == 160
+    assert len(keys) == len(set(keys)) == 60

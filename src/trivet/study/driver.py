@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from trivet.errors import StudyError, TrivetError
+from trivet.errors import ConfigError, StudyError, TrivetError
 from trivet.judges.base import Judge
 from trivet.judges.resolve import resolve
 from trivet.study.address import derived_seed
@@ -15,11 +15,12 @@ from trivet.study.circular import Circle, Measured, Steered, find_circles, refus
 from trivet.study.evaluations import Evaluation, anchored_judge, resolve_evaluation
 from trivet.study.finish import Outcome, finish
 from trivet.study.generate import Failure, failure_of
+from trivet.study.legs import resolve_legs
 from trivet.study.plan import Plan
 from trivet.study.planner import make_plan
 from trivet.study.progress import StudyProgress
 from trivet.study.run import Cell, Runner
-from trivet.study.spec import EvaluationEntry, StudySpec, load_study
+from trivet.study.spec import EvaluationEntry, StudySpec, load_study, reference_of
 from trivet.study.store import Store
 from trivet.study.systems import Prepared, prepare
 
@@ -39,6 +40,12 @@ class Study:
     failures: dict[str, Failure] = field(default_factory=dict)
     circles: list[Circle] = field(default_factory=list)
     roles: "dict[str, Model | list[Model]] | None" = None
+
+    @property
+    def reference(self) -> str:
+        """The system that the others are compared with; another one where that could not be opened."""
+        wanted = reference_of(self.spec)
+        return wanted if wanted in self.systems else next(iter(self.systems))
 
     def cells(self, prompts: Mapping[str, int], max_tokens: int) -> list[Cell]:
         """Every system on every evaluation."""
@@ -93,6 +100,7 @@ def open_study(path: Path) -> Study:
     if first is not None and not (study.systems and study.evaluations):
         raise first
     check_circles(study, where=str(path))
+    check_legs(study, where=str(path))
     study.roles = grader_roles(spec)
     check_budget(spec, study.systems, where=str(path))
     return study
@@ -124,6 +132,19 @@ def check_circles(study: Study, *, where: str) -> None:
     ]
     study.circles = find_circles(systems, measured)
     refuse_circles(study.circles, allow=study.spec.allow_circular, where=where)
+
+
+def check_legs(study: Study, *, where: str) -> None:
+    """``legs`` names evaluations and components that the study has.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    components = {e.label: sorted({str(row["component"]) for row in e.rows}) for e in study.evaluations}
+    try:
+        resolve_legs(components, [e.entry for e in study.evaluations], study.spec.legs)
+    except ConfigError as error:
+        raise ConfigError(str(error), where=where) from None
 
 
 def check_budget(spec: StudySpec, systems: Mapping[str, Prepared], *, where: str) -> None:

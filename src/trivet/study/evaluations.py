@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 class Evaluation:
     """One evaluation of a study, resolved.
 
-    ``rows`` holds every row that it could ask: ``id``, ``category`` (the stratum), ``characters`` of the
-    prompt, ``content`` and ``prompt_digest`` (SHA-256). ``source`` is a digest of the task's source.
-    ``sandbox``: the task scores inside its sandbox, so it scores inline.
+    ``rows`` holds every row that it could ask: ``id``, ``category`` (the stratum), ``component``,
+    ``characters`` of the prompt, ``content`` and ``prompt_digest`` (SHA-256). ``source`` is a digest of the
+    task's source. ``sandbox``: the task scores inside its sandbox, so it scores inline.
     """
 
     entry: EvaluationEntry
@@ -86,7 +86,7 @@ def resolve_evaluation(entry: EvaluationEntry, *, base: Path, epochs: int | None
     samples = with_ids(list(task.dataset))
     if not samples:
         raise DataError("the evaluation has no rows", where=entry.label)
-    rows = tuple(_row(sample) for sample in samples)
+    rows = tuple(_row(sample, entry.label) for sample in samples)
     ids = [row["id"] for row in rows]
     if len(set(ids)) != len(ids):
         twice = next(identity for identity in ids if ids.count(identity) > 1)
@@ -243,7 +243,7 @@ def sample_text(sample: "Sample") -> str:
     return texts[-1] if texts else ""
 
 
-def _row(sample: "Sample") -> dict[str, Any]:
+def _row(sample: "Sample", label: str) -> dict[str, Any]:
     text = sample_text(sample)
     metadata = sample.metadata or {}
     # The parts of a suite (say, answerable and unanswerable questions) are strata too.
@@ -251,6 +251,7 @@ def _row(sample: "Sample") -> dict[str, Any]:
     return {
         "id": str(sample.id),
         "category": stratum,
+        "component": str(metadata.get("component") or label),
         "characters": len(text),
         "content": sha256_text(canonical_json(_content(sample))),
         "prompt_digest": prompt_digest(text),

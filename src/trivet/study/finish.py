@@ -34,7 +34,6 @@ from trivet.study.report import (
 )
 from trivet.study.results import EvaluationInfo, FailedStep, Mark, StudyResults, SystemInfo
 from trivet.study.run import LATENCY, SCORED, Cell, Runner
-from trivet.study.spec import reference_of
 from trivet.study.store import Store, disk_error
 
 if TYPE_CHECKING:
@@ -156,7 +155,7 @@ def _transcripts(runner: Runner, done: Sequence[Cell]) -> Iterator[Transcript]:
 def _analysis_options(study: "Study", done: Sequence[Cell]) -> dict[str, Any]:
     judges = {judge.name: judge for found in study.judges.values() for judge in found}
     return {
-        "reference": reference_of(study.spec),
+        "reference": study.reference,
         "seed": derived_seed(study.spec.seed, "analyse"),
         "systems": list(study.systems),
         "evaluations": [cell.evaluation.entry for cell in _one_each(done)],
@@ -254,7 +253,7 @@ def _show(store: Store, folder: Path) -> Path:
             _link(folder / name, store.path / name)
     except OSError as error:
         raise disk_error(error, store.path) from error
-    return write_report(store.path)
+    return write_report(folder, report)
 
 
 def _link(source: Path, target: Path) -> None:

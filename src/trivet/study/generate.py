@@ -131,7 +131,8 @@ def generate(
             journal.close()
     if broken:
         raise broken[0]
-    if any(log.status == "cancelled" for log in logs):
+    # Inspect takes Ctrl-C for itself and returns; tasks that had not begun to log are then left out.
+    if len(logs) < len(tasks) or any(log.status == "cancelled" for log in logs):
         raise KeyboardInterrupt
     return {**failures, **_sort(jobs, logs, failures)}
 

@@ -168,7 +168,7 @@ def fit(
 
 def parts(evaluation: Evaluation) -> int:
     """How many components an evaluation has; each gets as many prompts as an evaluation of one part."""
-    return max(1, len({str(row["category"]).split("/", 1)[0] for row in evaluation.rows}))
+    return max(1, len({row["component"] for row in evaluation.rows}))
 
 
 def seconds_for(

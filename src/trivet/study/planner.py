@@ -162,12 +162,14 @@ def _measure(study: "Study", runner: Runner, name: str) -> Speed:
         started = time.perf_counter()
         score_log(log, log.with_suffix(".scored.eval"), cell.evaluation, model=cell.system.model)
         scoring[label] = (time.perf_counter() - started) / (len(cell.ids) * cell.evaluation.epochs)
-    rate = tokens / seconds if tokens else 1.0
+    alone, alone_tokens = runner.one_alone(study.systems[name], cells[0])
+    # Where every answer was there already, the speed of one answer alone is the best that is known.
+    rate = tokens / seconds if tokens else max(1, alone_tokens) / alone
     speed = Speed(
         tokens=lengths,
         seconds={label: length / rate for label, length in lengths.items()},
         scoring=scoring,
-        latency=runner.one_alone(study.systems[name], cells[0]),
+        latency=alone,
     )
     write_json(_speed_path(runner, study, name), {**asdict(speed)})
     return speed

@@ -213,9 +213,10 @@ class Runner:
             seed=self.spec.seed,
         )
 
-    def one_alone(self, system: Prepared, cell: Cell) -> float:
-        """Seconds of one answer alone."""
-        return self._ask(system, cell.max_tokens)(latency_prompts([cell], 1)[0], 0)[0]
+    def one_alone(self, system: Prepared, cell: Cell) -> tuple[float, int]:
+        """Seconds and tokens of one answer alone."""
+        seconds, _, tokens = self._ask(system, cell.max_tokens)(latency_prompts([cell], 1)[0], 0)
+        return seconds, tokens
 
     def _ask(
         self, system: Prepared, max_tokens: int

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from trivet._text import printable
 from trivet.errors import StoreError
+from trivet.study.diff import StudyDiff
 from trivet.study.plan import Plan
 from trivet.study.results import COLUMNS, Estimate, StudyResults
 from trivet.study.store import Store
@@ -74,13 +75,12 @@ def print_plan(plan: Plan, console: Console) -> None:
 
 def print_results(results: StudyResults, console: Console) -> None:
     """One row a system: the legs with their intervals, and what an answer costs."""
-    table = Table(box=None, pad_edge=False, title=f"{printable(results.study)}", title_justify="left")
-    table.add_column("system", no_wrap=True)
+    table = Table(box=None, pad_edge=False, title=printable(results.study), title_justify="left")
+    table.add_column("system", overflow="fold")
     for leg in COLUMNS:
         table.add_column(leg, justify="right", no_wrap=True)
-    table.add_column("on front", justify="right")
-    table.add_column("tokens", justify="right")
-    table.add_column("seconds", justify="right")
+    for name in ("front", "tokens", "seconds"):
+        table.add_column(name, justify="right", no_wrap=True)
     places = {place.system: place for place in results.front.systems} if results.front else {}
     costs = {cost.system: cost for cost in results.costs}
     for system in results.systems:
@@ -88,7 +88,7 @@ def print_results(results: StudyResults, console: Console) -> None:
         place, cost = places.get(system.name), costs.get(system.name)
         table.add_row(
             printable(system.name) + (" (reference)" if system.name == results.reference else ""),
-            *[_estimate(leg.estimate) if leg else "–" for leg in legs],
+            *[_estimate(leg.estimate, lines=True) if leg else "–" for leg in legs],
             f"{place.probability:.2f}" if place else "–",
             f"{cost.forward_tokens:.0f}" if cost and cost.forward_tokens is not None else "–",
             f"{cost.latency_seconds.value:.1f}"
@@ -96,7 +96,10 @@ def print_results(results: StudyResults, console: Console) -> None:
             else "–",
         )
     console.print(table)
-    console.print("95 % intervals; on front: bootstrap probability; tokens: forward tokens an answer")
+    console.print(
+        f"{results.level:.0%} intervals. front: probability to be on the Pareto front (bootstrap); "
+        "tokens: through the model, an answer; seconds: an answer alone"
+    )
     for comparison in results.comparisons:
         if comparison.verdict in ("better", "worse"):
             console.print(
@@ -115,6 +118,28 @@ def print_results(results: StudyResults, console: Console) -> None:
         console.print(f"note: {printable(warning)}")
 
 
+def print_diff(diff: StudyDiff, console: Console) -> None:
+    """One row a leg: before, after, the change and whether it is beyond the interval."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("system", "leg", "earlier", "later", "change", ""):
+        table.add_column(name, overflow="fold")
+    for row in diff.changes:
+        table.add_row(
+            printable(row.system),
+            row.leg,
+            _estimate(row.earlier),
+            _estimate(row.later),
+            _estimate(row.difference, signed=True),
+            row.change,
+        )
+    console.print(table)
+    for what, names in (("earlier", diff.only_earlier), ("later", diff.only_later)):
+        if names:
+            console.print(f"only in the {what} study: {printable(', '.join(names))}")
+    for note in diff.notes:
+        console.print(f"note: {printable(note)}")
+
+
 def duration(seconds: float) -> str:
     """Seconds in words: ``45 s``, ``12 min``, ``3.5 h``."""
     if seconds < 90:
@@ -122,11 +147,12 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _estimate(estimate: Estimate, *, signed: bool = False) -> str:
+def _estimate(estimate: Estimate, *, signed: bool = False, lines: bool = False) -> str:
     if estimate.value is None:
         return "no score"
     sign = "+" if signed else ""
     text = f"{estimate.value:{sign}.2f}"
     if estimate.interval is not None:
-        text += f" [{estimate.interval.low:{sign}.2f}, {estimate.interval.high:{sign}.2f}]"
+        low, high = estimate.interval.low, estimate.interval.high
+        text += f"{chr(10) if lines else ' '}[{low:{sign}.2f}, {high:{sign}.2f}]"
     return text
