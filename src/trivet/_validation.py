@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -38,7 +38,9 @@ def validate(kind: type[ConfigType], values: Mapping[str, Any], *, where: str) -
     try:
         return kind.model_validate(dict(values))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        found = error.errors(include_url=False)
+        # A misspelt key is also a missing one; the misspelling says more.
+        first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             names = _field_names(kind, first["loc"][:-1])
@@ -53,10 +55,15 @@ def validate(kind: type[ConfigType], values: Mapping[str, Any], *, where: str) -
 def _field_names(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     for part in location:
         field = kind.model_fields.get(str(part))
-        inner = getattr(field, "annotation", None)
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        annotation = getattr(field, "annotation", None)
+        models = [
+            part
+            for part in (annotation, *get_args(annotation))  # also in `Model | None`
+            if isinstance(part, type) and issubclass(part, BaseModel)
+        ]
+        if len(models) != 1:
             return []
-        kind = inner
+        kind = models[0]
     return list(kind.model_fields)
 
 

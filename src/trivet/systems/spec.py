@@ -85,6 +85,7 @@ class SystemSpec(Config):
     device: str = "auto"
     dtype: str = "auto"
     device_map: str | dict[str, Any] | None = None
+    api_key_env: str | None = Field(None, description="environment variable with an endpoint's key")
 
     @field_validator("engine")
     @classmethod

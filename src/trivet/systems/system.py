@@ -111,6 +111,7 @@ class System:
             dtype=spec.dtype,
             device_map=spec.device_map,
             deterministic=self._deterministic,
+            api_key_env=spec.api_key_env,
         )
         check_capabilities(engine, parts, spec.sampling.sampling(), where=self.name)
         return engine
