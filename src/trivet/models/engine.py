@@ -1,7 +1,9 @@
 """The engine: what runs requests. The PyTorch engine, llama.cpp and remote endpoints satisfy ``Engine``."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from trivet.models.operations import Chat, Continuation, ProgramFactory, Sampling, StopReason, Tokens
@@ -195,12 +197,20 @@ class Engine(Protocol):
         ...
 
 
-def run_all(engine: Engine, requests: Sequence[Request]) -> Iterator[Completion]:
-    """Submit all requests and yield their completions in order; on any error the others are cancelled."""
-    handles = [engine.submit(request) for request in requests]
+def run_all(engine: Engine, requests: Iterable[Request], *, window: int = 512) -> Iterator[Completion]:
+    """Run requests and yield their completions in order; on any error the others are cancelled.
+
+    At most ``window`` of them are with the engine at a time, so that any number can be run.
+    """
+    handles: deque[Handle] = deque()
+    waiting = iter(requests)
     try:
-        for handle in handles:
-            yield handle.result()
+        while True:
+            handles.extend(engine.submit(request) for request in islice(waiting, window - len(handles)))
+            if not handles:
+                return
+            yield handles[0].result()
+            handles.popleft()
     finally:
         for handle in handles:
             handle.cancel()

@@ -52,8 +52,9 @@ class TorchEngine:
     ) -> None:
         self._reference, self._auxiliary = reference, dict(auxiliary or {})
         self._deterministic, self._queue_size = deterministic, queue_size
+        memory = psutil.virtual_memory().total
         if tree_bytes is None:
-            tree_bytes = min(psutil.virtual_memory().total // 10, 2 * 1024**3)
+            tree_bytes = min(memory // 10, 2 * 1024**3)
         if deterministic:
             max_rows, tree_bytes = 1, 0
         self._models: dict[str, LoadedModel] = {}
@@ -78,7 +79,7 @@ class TorchEngine:
         self._live = 0
         self._lock = threading.Lock()
         self._closed = False
-        self._scheduler = Scheduler(runners, Limits(rows=max_rows))
+        self._scheduler = Scheduler(runners, Limits(memory // 4, rows=max_rows))
 
     @property
     def name(self) -> str:
@@ -126,6 +127,7 @@ class TorchEngine:
             hooks=frozenset({"logits", "activations", "gate"}),
             sampling=frozenset(Sampling.__dataclass_fields__),
             top_logprobs=100,
+            tools=self._own.takes_tools,
             context_length=self._own.context_length,
         )
 

@@ -84,8 +84,13 @@ class KVSlots:
     def __init__(self, shape: KVShape, context_length: int, dtype: torch.dtype, device: torch.device) -> None:
         self.shape = shape
         self._context = context_length
-        self._dtype, self._device = dtype, device
+        self.dtype, self._device = dtype, device
         self._pools: dict[int, Pool] = {}
+
+    def nbytes(self, length: int) -> int:
+        """Bytes of a slot that holds ``length`` positions."""
+        width = self.shape.key_width + self.shape.value_width
+        return self.shape.layers * self.shape.heads * width * self.dtype.itemsize * self._capacity(length)
 
     def place(self, length: int) -> Slot:
         """A slot for a sequence of ``length`` positions."""
@@ -136,12 +141,15 @@ class KVSlots:
         slot.pool.free(slot.index)
         slot.pool, slot.index = pool, index
 
-    def _pool(self, length: int) -> Pool:
+    def _capacity(self, length: int) -> int:
         # Capacities 128, 192, 256, 384, 512, …: a slot is at most half empty, and moves are few.
         capacity = _SMALLEST
         while capacity < length:
             capacity = capacity * 3 // 2 if capacity & (capacity - 1) == 0 else capacity * 4 // 3
-        capacity = min(capacity, self._context)
+        return min(capacity, self._context)
+
+    def _pool(self, length: int) -> Pool:
+        capacity = self._capacity(length)
         if capacity not in self._pools:
-            self._pools[capacity] = Pool(self.shape, capacity, self._dtype, self._device)
+            self._pools[capacity] = Pool(self.shape, capacity, self.dtype, self._device)
         return self._pools[capacity]

@@ -28,6 +28,11 @@ class LoadedModel:
     where: str
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
+    @property
+    def takes_tools(self) -> bool:
+        """Whether the chat template shows tools to the model; most that do not leave them out silently."""
+        return "tools" in str(getattr(self.tokenizer, "chat_template", None) or "")
+
     def encode(self, text: str) -> Tokens:
         """Token ids of plain text, without special tokens at its ends."""
         with self._lock:

@@ -30,6 +30,7 @@ class Row:
     order: tuple[int, int]
     model: str = ""
     activations: "tuple[ActivationHook, ...]" = ()
+    room: int = 0  # tokens that may be added
     slot: Slot | None = None
     computed: int = 0
     stored: int = 0  # how many of the computed ones are in the KV tree

@@ -34,19 +34,22 @@ class ModelRunner:
         self.loaded = loaded
         self.layers = Layers(loaded.model)
         attention.register()
+        with torch.inference_mode():
+            probe = torch.tensor([self._probe()], device=loaded.model.get_input_embeddings().weight.device)
+            expected = loaded.model(input_ids=probe, use_cache=False).logits[0, -1].float()
         try:
             loaded.model.set_attn_implementation(attention.NAME)
         except ValueError as error:
             raise UnsupportedError(
                 f"the model's attention cannot be replaced: {str(error).splitlines()[0]}", where=loaded.where
             ) from error
+        self._home = loaded.model.get_input_embeddings().weight.device
         shape = self._examine()
-        home = loaded.model.get_input_embeddings().weight.device
-        self._home = home
-        self.slots = KVSlots(shape, loaded.context_length, loaded.dtype, home)
+        self.slots = KVSlots(shape, loaded.context_length, loaded.dtype, self._home)
         self.tree = KVTree(tree_budget)
         self.steps = 0
         self.seconds = 0.0
+        self._check(expected)
 
     def _examine(self) -> KVShape:
         """Find the shape of keys and values with one token, and refuse what packed attention cannot do."""
@@ -56,10 +59,14 @@ class ModelRunner:
         if strange or self.loaded.model._is_stateful or config.is_encoder_decoder:
             what = ", ".join(sorted(strange)) or "state that cannot be rewound"
             raise UnsupportedError(f"the model uses {what}", where=self.loaded.where)
-        device = self.loaded.model.get_input_embeddings().weight.device
-        plan = Plan(device, seen={})
+        if _rope_types(getattr(config, "rope_parameters", None)) & {"dynamic", "longrope"}:
+            raise UnsupportedError(
+                "the model's position embeddings depend on the longest text of the batch",
+                where=self.loaded.where,
+            )
+        plan = Plan(self._home, seen={})
         with torch.inference_mode():
-            token = torch.zeros(1, 1, dtype=torch.long, device=device)
+            token = torch.zeros(1, 1, dtype=torch.long, device=self._home)
             self.loaded.model(input_ids=token, position_ids=token, use_cache=False, trivet_plan=plan)
         seen = plan.seen or {}
         count = config.num_hidden_layers
@@ -74,6 +81,28 @@ class ModelRunner:
                     raise UnsupportedError("the model hides its sliding window", where=self.loaded.where)
         heads, key_width, value_width = shapes.pop()
         return KVShape(count, heads, key_width, value_width)
+
+    def _probe(self) -> list[int]:
+        vocabulary = self.loaded.model.get_input_embeddings().weight.shape[0]
+        return [(7919 * index) % vocabulary for index in range(1, 13)]
+
+    def _check(self, expected: torch.Tensor) -> None:
+        """Compare with the model's own attention: a stretch of eight tokens, then one by one."""
+        row = Row(self._probe(), (0, 0), activations=(), room=0)
+        self.start(row)
+        work = Work(row, 8)
+        self.step([work])
+        while row.pending:
+            work = Work(row, 1)
+            self.step([work])
+        self.end(row)
+        assert work.logits is not None
+        distance = float((work.logits[0].float() - expected).abs().max() / expected.std())
+        if not distance < (1e-3 if self.loaded.dtype == torch.float32 else 0.2):
+            raise UnsupportedError(
+                f"batched attention does not give this model's own logits (off by {distance:.2g} deviations)",
+                where=self.loaded.where,
+            )
 
     def start(self, row: Row) -> int:
         """Give a row its slot and copy what the KV tree knows of it; returns how many tokens that is."""
@@ -174,6 +203,14 @@ class ModelRunner:
             taps += piece.row.taps(piece.row.computed, piece.row.computed + piece.count, at)
             at += piece.count
         return ordered, plan, taps
+
+
+def _rope_types(parameters: Any) -> set[str]:
+    """Kinds of rotary embeddings; the parameters may be nested by kind of layer."""
+    if not isinstance(parameters, dict):
+        return set()
+    nested = [_rope_types(value) for value in parameters.values()]
+    return {str(parameters.get("rope_type", "default"))}.union(*nested)
 
 
 def _slot_index(piece: Work) -> int:

@@ -28,8 +28,10 @@ inside_judge = threading.local()
 @dataclass(frozen=True)
 class Limits:
     """``rows``: sequences in the batch; ``stretch``: prompt tokens a step while others decode; ``alone``:
-    prompt tokens a step when none does."""
+    prompt tokens a step when none does; ``slot_bytes``: memory of the sequences in the batch, which a
+    sequence that is alone may exceed."""
 
+    slot_bytes: int
     rows: int = 64
     stretch: int = 256
     alone: int = 1024
@@ -158,7 +160,7 @@ class Scheduler:
 
     def _admit(self) -> None:
         put_back = []
-        tries = 2 * self._limits.rows
+        tries, limit = 2 * self._limits.rows, self._limits.slot_bytes
         while self._waiting and len(self._active) < self._limits.rows and tries:
             entry = heapq.heappop(self._waiting)
             row = entry[2]
@@ -168,12 +170,23 @@ class Scheduler:
             if self._should_wait(row):
                 put_back.append(entry)
                 continue
+            if self._active and self._bytes(row) + sum(map(self._bytes, self._active)) > limit:
+                put_back.append(entry)
+                break
             task = self._owner[row]
-            found = self._runners[row.model].start(row)
+            try:
+                found = self._runners[row.model].start(row)
+            except (RuntimeError, MemoryError) as error:  # no memory for the slot
+                task.fail(EngineError(f"no room for the sequence: {str(error).splitlines()[0]}"))
+                self._drop(task)
+                continue
             task.usage.cached_tokens += found
             self._active.append(row)
         for entry in put_back:
             heapq.heappush(self._waiting, entry)
+
+    def _bytes(self, row: Row) -> int:
+        return self._runners[row.model].slots.nbytes(len(row.tokens) + row.room)
 
     def _should_wait(self, row: Row) -> bool:
         if row.private:

@@ -233,6 +233,7 @@ class Task:
                     activations=request.hooks.activations,
                     prefix=operation.prefix,
                     prompt_length=self._prompt_length(operation.prefix),
+                    room=operation.max_tokens,
                     max_tokens=operation.max_tokens,
                     context_length=own.context_length,
                     sampling=operation.sampling,
@@ -289,6 +290,8 @@ class Task:
     def _hidden_rows(self, operation: Hidden) -> list[Row]:
         self._check(operation.tokens, 0)
         count, length = self._layer_count(), len(operation.tokens)
+        if operation.positions == () or not operation.layers:
+            raise EngineError("Hidden needs at least one layer and one position (None is their mean)")
         for layer in operation.layers:
             if not 0 <= layer <= count:
                 raise EngineError(f"layer {layer} is not there: the model has layers 0 to {count}")
