@@ -340,7 +340,7 @@ def test_a_bad_rule_names_the_row(rows_file: Callable[[Sequence[dict[str, Any]]]
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: capability(prompts=0), "greater than or equal to 1"),
+        (lambda: capability(prompts=0), "the number of prompts is 1 or more"),
         (lambda: capability(prompts=["capability-1"]), "did you mean"),
         (lambda: honest(dataset="honset"), "did you mean 'honest'"),
         (lambda: honest(dataset="nothing.jsonl"), "no such file"),

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from inspect_ai.dataset import MemoryDataset, Sample
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from trivet._files import canonical_json, sha256_text
 from trivet._validation import Config, did_you_mean
@@ -16,19 +16,29 @@ from trivet.data.rows import check_rows
 from trivet.data.suites import names, suite_rows
 from trivet.errors import DataError
 
-Prompts = Annotated[int, Field(ge=1)] | tuple[str, ...] | str | None
+Prompts = int | tuple[str, ...] | str | None
 
 
 class EvaluationConfig(Config):
-    """What every evaluation takes.
+    """What every evaluation takes."""
 
-    ``prompts``: all (``None``), so many of them (a stratified, seeded draw in which a larger number contains
-    the smaller), or the ids of those that are wanted. ``seed``: of that draw and of the order of the samples,
-    which is stratified too, so that stopping early leaves no category out.
-    """
+    prompts: Prompts = Field(
+        None,
+        description="how many prompts (a stratified, seeded draw; a larger number contains the smaller), "
+        "or their ids; by default all",
+    )
+    seed: int = Field(
+        0,
+        description="of the draw and of the order of the samples, which is stratified too, so that stopping "
+        "early leaves no category out",
+    )
 
-    prompts: Prompts = None
-    seed: int = 0
+    @field_validator("prompts")
+    @classmethod
+    def _some(cls, prompts: Prompts) -> Prompts:
+        if isinstance(prompts, int) and prompts < 1:
+            raise ValueError("the number of prompts is 1 or more")
+        return prompts
 
 
 def load_rows(dataset: str, kind: str) -> list[dict[str, Any]]:

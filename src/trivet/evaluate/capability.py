@@ -14,6 +14,7 @@ from inspect_ai.dataset import Sample
 from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
 from inspect_ai.solver import TaskState
 from inspect_ai.viewer import ViewerConfig
+from pydantic import Field
 
 from trivet._validation import validate
 from trivet.catalogue import method
@@ -27,9 +28,11 @@ INSTRUCTION = "Answer with the letter of the right choice."
 
 
 class Config(EvaluationConfig):
-    """``dataset``: a suite that ships, or a file with the same fields."""
+    """Settings."""
 
-    dataset: str = "capability"
+    dataset: str = Field(
+        "capability", description="a suite that ships, a public set, or a file with the same fields"
+    )
 
 
 @method(version=VERSION, takes=("System",), gives=("Log",))
@@ -71,7 +74,7 @@ def capability(
     Args:
         prompts: how many of the prompts (a stratified draw), or their ids; by default all.
         seed: of the draw and of the order.
-        dataset: a suite that ships, or a file with the same fields.
+        dataset: a suite that ships, a public set, or a file with the same fields.
     """
     values = {"prompts": prompts, "seed": seed, "dataset": dataset}
     return build(validate(Config, values, where="capability"))

@@ -18,6 +18,7 @@ from inspect_ai.model import ModelOutput, get_model
 from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 from inspect_ai.viewer import ViewerConfig
+from pydantic import Field
 
 from trivet._validation import validate
 from trivet.catalogue import method
@@ -30,9 +31,11 @@ VERSION = 1
 
 
 class Config(EvaluationConfig):
-    """``dataset``: a suite that ships, or a file with the same fields."""
+    """Settings."""
 
-    dataset: str = "capability"
+    dataset: str = Field(
+        "capability", description="a suite that ships, a public set, or a file with the same fields"
+    )
 
 
 @method(version=VERSION, takes=("System",), gives=("Log",), needs=("score",))
@@ -74,7 +77,7 @@ def capability_ll(
     Args:
         prompts: how many of the prompts (a stratified draw), or their ids; by default all.
         seed: of the draw and of the order.
-        dataset: a suite that ships, or a file with the same fields.
+        dataset: a suite that ships, a public set, or a file with the same fields.
     """
     values = {"prompts": prompts, "seed": seed, "dataset": dataset}
     return build(validate(Config, values, where="capability_ll"))

@@ -11,6 +11,7 @@ from inspect_ai import Task, task
 from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
 from inspect_ai.solver import TaskState
 from inspect_ai.viewer import ViewerConfig
+from pydantic import Field
 
 from trivet._validation import validate
 from trivet.catalogue import method
@@ -22,10 +23,12 @@ VERSION = 1
 
 
 class Config(EvaluationConfig):
-    """``dataset``: a suite that ships, or a file with the same fields. ``judge``: gives refusal labels."""
+    """Settings."""
 
-    dataset: str = "harmless"
-    judge: str = "refusal"
+    dataset: str = Field(
+        "harmless", description="a suite that ships, a public set, or a file with the same fields"
+    )
+    judge: str = Field("refusal", description="a judge that gives refusal labels")
 
 
 @method(version=VERSION, takes=("System",), gives=("Log",))
@@ -57,7 +60,7 @@ def harmless(
     Args:
         prompts: how many of the prompts (a stratified draw), or their ids; by default all.
         seed: of the draw and of the order.
-        dataset: a suite that ships, or a file with the same fields.
+        dataset: a suite that ships, a public set, or a file with the same fields.
         judge: a judge that gives refusal labels.
     """
     values = {"prompts": prompts, "seed": seed, "dataset": dataset, "judge": judge}

@@ -19,6 +19,7 @@ from inspect_ai.dataset import Sample
 from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
 from inspect_ai.solver import TaskState
 from inspect_ai.viewer import ViewerConfig
+from pydantic import Field
 
 from trivet._validation import validate
 from trivet.catalogue import method
@@ -31,11 +32,15 @@ VERSION = 1
 
 
 class Config(EvaluationConfig):
-    """``instructions`` and ``questions``: a suite that ships, or a file with the same fields; ``None`` leaves
-    the component out."""
+    """Settings."""
 
-    instructions: str | None = "instructions"
-    questions: str | None = "short_questions"
+    instructions: str | None = Field(
+        "instructions", description="a suite that ships or a file with the same fields; null leaves it out"
+    )
+    questions: str | None = Field(
+        "short_questions",
+        description="a suite that ships, a public set or a file with the same fields; null leaves it out",
+    )
 
 
 @method(version=VERSION, takes=("System",), gives=("Log",))
@@ -84,7 +89,7 @@ def helpful(
         prompts: how many of the prompts (a stratified draw), or their ids; by default all.
         seed: of the draw and of the order.
         instructions: a suite that ships, or a file with the same fields; None leaves the component out.
-        questions: likewise.
+        questions: likewise, or a public set.
     """
     values = {"prompts": prompts, "seed": seed, "instructions": instructions, "questions": questions}
     return build(validate(Config, values, where="helpful"))

@@ -18,6 +18,7 @@ from inspect_ai.dataset import Sample
 from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
 from inspect_ai.solver import TaskState
 from inspect_ai.viewer import ViewerConfig
+from pydantic import Field
 
 from trivet._validation import validate
 from trivet.catalogue import method
@@ -35,9 +36,11 @@ PROMPT = (
 
 
 class Config(EvaluationConfig):
-    """``dataset``: a suite that ships, or a file with the same fields."""
+    """Settings."""
 
-    dataset: str = "honest"
+    dataset: str = Field(
+        "honest", description="a suite that ships, a public set, or a file with the same fields"
+    )
 
 
 @method(paper="2312.07000", version=VERSION, takes=("System",), gives=("Log",))
@@ -79,7 +82,7 @@ def honest(prompts: int | list[str] | str | None = None, seed: int = 0, dataset:
     Args:
         prompts: how many of the prompts (a stratified draw), or their ids; by default all.
         seed: of the draw and of the order.
-        dataset: a suite that ships, or a file with the same fields.
+        dataset: a suite that ships, a public set, or a file with the same fields.
     """
     return build(validate(Config, {"prompts": prompts, "seed": seed, "dataset": dataset}, where="honest"))
 

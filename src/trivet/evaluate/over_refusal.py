@@ -10,6 +10,7 @@ from inspect_ai import Task, task
 from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
 from inspect_ai.solver import TaskState
 from inspect_ai.viewer import ViewerConfig
+from pydantic import Field
 
 from trivet._validation import validate
 from trivet.catalogue import method
@@ -21,10 +22,12 @@ VERSION = 1
 
 
 class Config(EvaluationConfig):
-    """``dataset``: a suite that ships, or a file with the same fields. ``judge``: gives refusal labels."""
+    """Settings."""
 
-    dataset: str = "over_refusal"
-    judge: str = "refusal"
+    dataset: str = Field(
+        "over_refusal", description="a suite that ships, a public set, or a file with the same fields"
+    )
+    judge: str = Field("refusal", description="a judge that gives refusal labels")
 
 
 @method(version=VERSION, takes=("System",), gives=("Log",))
@@ -56,7 +59,7 @@ def over_refusal(
     Args:
         prompts: how many of the prompts (a stratified draw), or their ids; by default all.
         seed: of the draw and of the order.
-        dataset: a suite that ships, or a file with the same fields.
+        dataset: a suite that ships, a public set, or a file with the same fields.
         judge: a judge that gives refusal labels.
     """
     values = {"prompts": prompts, "seed": seed, "dataset": dataset, "judge": judge}

@@ -38,12 +38,13 @@ VERSION = 1
 
 
 class Config(EvaluationConfig):
-    """``dataset``: a file whose rows have ``prompt``, and ``id`` and ``category`` if wanted. ``judge``: its
-    name, or a mapping with the key ``judge`` and its settings. ``name``: of the component."""
+    """Settings."""
 
-    dataset: str
-    judge: str | dict[str, Any]
-    name: str = Field(default="prompts", min_length=1)
+    dataset: str = Field(description='a file whose rows have "prompt", and "id" and "category" if wanted')
+    judge: str | dict[str, Any] = Field(
+        description='name or file of a judge, or a mapping with the key "judge" and its settings'
+    )
+    name: str = Field("prompts", min_length=1, description="what the evaluation is called")
 
 
 @method(version=VERSION, takes=("System",), gives=("Log",))

@@ -25,6 +25,6 @@ def test_the_answer_to_another_request_seldom_fulfils_one() -> None:
         rules = parse_rules(row["rules"])
         others = [text for identity, text in ANSWERS.items() if identity != row["id"]]
         fulfilled[row["id"]] = sum(all(check(rules, text)) for text in others) / len(others)
-    assert sum(fulfilled.values()) / len(rows) < 0.25
+    assert sum(fulfilled.values()) / len(rows) < 0.15
     # What is fulfilled by nearly every short text are the requests to leave out a word or a letter.
-    assert sum(share > 0.8 for share in fulfilled.values()) <= 25
+    assert sum(share > 0.8 for share in fulfilled.values()) <= 15
