@@ -18,6 +18,8 @@ from trivet.errors import DataError
         ("ﬁre", "fire"),
         ("e\u0301tude", "\u00e9tude"),
         ("１２３", "123"),
+        ("k\u200bi\u00adll a process", "kill a process"),
+        ("one\ue000 word", "one word"),
     ],
 )
 def test_the_same_prompt_in_other_clothes(first, second):

@@ -19,11 +19,14 @@ _BACK = {placeholder: character for character, placeholder in _PLACEHOLDER.items
 def normalise_prompt(text: str) -> str:
     """``text`` without the differences that do not make another prompt.
 
-    Compatibility forms (NFKC), letter case, white space and punctuation are folded; letters, digits, symbols
-    such as ``+`` and ``=``, and what stands between two digits are kept. A text that holds nothing else is
-    returned with its punctuation, so that ``"?"`` and ``"!"`` stay different.
+    Compatibility forms (NFKC), letter case, white space and punctuation are folded, invisible characters
+    fall away; letters, digits, symbols such as ``+`` and ``=``, and what stands between two digits are kept.
+    A text that holds nothing else is returned with its punctuation, so that ``"?"`` and ``"!"`` stay
+    different.
     """
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    # Format characters (zero-width space, soft hyphen) and private-use ones, which mark places below.
+    visible = "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Co"))
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", visible).casefold())
     marked = _BETWEEN_DIGITS.sub(lambda match: _PLACEHOLDER[match.group(1)], folded)
     kept = "".join(_BACK.get(c, c if unicodedata.category(c)[0] in "LMNS" else " ") for c in marked)
     return " ".join(kept.split()) or " ".join(folded.split())
