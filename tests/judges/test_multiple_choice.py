@@ -27,6 +27,8 @@ CHOICES = ["Paris", "Rome", "New York", "York"]
         ("The correct letter is B.", 1),
         ("The correct answer is:\n\nB) Rome", 1),
         ("I would pick (C).", 2),
+        ("A) Paris\nB) Rome\nC) New York", None),
+        ("A) Paris\nB) Rome\n\nThe correct answer is B) Rome", 1),
         ("B is the right choice.", 1),
         ("A is correct, B is correct", None),
         ("A cat is the best pet", None),

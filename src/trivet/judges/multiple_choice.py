@@ -4,7 +4,8 @@ In this order, and the first that decides wins:
 
 1. an announced letter ("Answer: B", "the correct answer is (B)", "B is correct"); announcements that disagree
    decide nothing, and nothing after them does;
-2. an answer that is a letter, or starts with one that is set off ("B", "(B)", "B) Paris", "B. Paris");
+2. an answer that is a letter, or starts with one that is set off ("B", "(B)", "B) Paris", "B. Paris"), unless
+   it goes on to list other choices;
 3. the text of exactly one choice, as whole words; a choice that is part of a longer named one does not count;
 4. exactly one letter set in brackets anywhere.
 
@@ -26,6 +27,7 @@ _CALLED_RIGHT = re.compile(
     r"(?<![\w'’])([A-Z])[)\]*_\"'`]* (?:is|would be) (?:the )?(?:right|correct|best)\b"
 )
 _LEADING = re.compile(r"[\s*_\"'`(\[]*([A-Za-z])[\"'`*_]*(?:[).\]:]|\s*$|\s*\n|\s+[-–]\s)")
+_LISTED = re.compile(r"^\s*([A-Z])[).:]\s", re.MULTILINE)
 _BRACKETED = re.compile(r"[(\[]([A-Z])[)\]]|\b([A-Z])\)")
 
 
@@ -39,7 +41,7 @@ def parse_choice(answer: str, choices: Sequence[str]) -> int | None:
     announced = _indices(_announced(answer), len(choices))
     if announced:
         return announced.pop() if len(announced) == 1 else None
-    leading = _LEADING.match(answer)
+    leading = None if len(set(_LISTED.findall(answer))) > 1 else _LEADING.match(answer)
     if leading and (index := _index(leading.group(1), len(choices))) is not None:
         return index
     named = _named(answer, choices)
