@@ -5,8 +5,10 @@ call covers all sequences of a pool with no copy and little padding. A sequence 
 to the pool of the next capacity. Positions are written in place.
 """
 
+import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from trivet.models.torch_engine.kv_tree import Segment
@@ -35,25 +37,15 @@ class Pool:
         self._allocate(0)
 
     def _allocate(self, slots: int) -> None:
-        # Zeros, not empty: positions that the mask hides still enter the products, and NaN times zero is NaN.
-        def zeros(width: int) -> torch.Tensor:
-            return torch.zeros(
-                self.shape.layers,
-                slots,
-                self.shape.heads,
-                self.capacity,
-                width,
-                dtype=self._dtype,
-                device=self._device,
-            )
+        whole = (self.shape.layers, slots, self.shape.heads, self.capacity)
+        self.keys = _zeros((*whole, self.shape.key_width), self._dtype, self._device)
+        self.values = _zeros((*whole, self.shape.value_width), self._dtype, self._device)
 
-        self.keys, self.values = zeros(self.shape.key_width), zeros(self.shape.value_width)
-
-    def take(self) -> int:
-        """The lowest free slot; the pool grows by half where there is none."""
+    def take(self, expected: int = 0) -> int:
+        """The lowest free slot; where there is none the pool grows, to ``expected`` slots or by half."""
         if False not in self.used:
             old_keys, old_values, count = self.keys, self.values, len(self.used)
-            slots = max(_FIRST_SLOTS, count + count // 2)
+            slots = max(_FIRST_SLOTS, expected, count + count // 2)
             self._allocate(slots)
             self.keys[:, :count] = old_keys
             self.values[:, :count] = old_values
@@ -68,6 +60,15 @@ class Pool:
         if not any(self.used) and len(self.used) > _FIRST_SLOTS:
             self.used = []
             self._allocate(0)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    # Zeros, not empty: positions that the mask hides still enter the products, and NaN times zero is NaN.
+    if device.type != "cpu" or 0 in shape:
+        return torch.zeros(shape, dtype=dtype, device=device)
+    # On a CPU the memory comes zeroed from the operating system, page by page as it is used.
+    memory = np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
+    return torch.from_numpy(memory).view(dtype).view(shape)
 
 
 @dataclass(eq=False)
@@ -92,10 +93,10 @@ class KVSlots:
         width = self.shape.key_width + self.shape.value_width
         return self.shape.layers * self.shape.heads * width * self.dtype.itemsize * self._capacity(length)
 
-    def place(self, length: int) -> Slot:
-        """A slot for a sequence of ``length`` positions."""
+    def place(self, length: int, expected: int = 0) -> Slot:
+        """A slot for a sequence of ``length`` positions, one of ``expected`` sequences of any length."""
         pool = self._pool(length)
-        return Slot(pool, pool.take())
+        return Slot(pool, pool.take(expected))
 
     def grow(self, slot: Slot, used: int, length: int) -> None:
         """Make room for ``length`` positions; the first ``used`` are kept."""

@@ -16,15 +16,18 @@ from trivet.models.torch_engine.layers import Layers, Tap
 from trivet.models.torch_engine.loading import LoadedModel
 from trivet.models.torch_engine.rows import Row
 
+_FORESEEN = 256
+
 
 @dataclass
 class Work:
-    """The next ``count`` tokens of a row, and the logits that were read: [wanted positions, vocabulary]."""
+    """The next ``count`` tokens of a row. A step fills in the positions whose logits were read, and where
+    their rows begin among all logits of the step."""
 
     row: Row
     count: int
     wanted: list[int] = field(default_factory=list)
-    logits: torch.Tensor | None = None
+    first: int = 0
 
 
 class ModelRunner:
@@ -90,23 +93,24 @@ class ModelRunner:
         """Compare with the model's own attention: a stretch of eight tokens, then one by one."""
         row = Row(self._probe(), (0, 0), activations=(), room=0)
         self.start(row)
-        work = Work(row, 8)
-        self.step([work])
+        logits = self.step([Work(row, 8)])
         while row.pending:
-            work = Work(row, 1)
-            self.step([work])
+            logits = self.step([Work(row, 1)])
         self.end(row)
-        assert work.logits is not None
-        distance = float((work.logits[0].float() - expected).abs().max() / expected.std())
+        distance = float((logits[0] - expected).abs().max() / expected.std())
         if not distance < (1e-3 if self.loaded.dtype == torch.float32 else 0.2):
             raise UnsupportedError(
                 f"batched attention does not give this model's own logits (off by {distance:.2g} deviations)",
                 where=self.loaded.where,
             )
 
-    def start(self, row: Row) -> int:
-        """Give a row its slot and copy what the KV tree knows of it; returns how many tokens that is."""
-        row.slot = self.slots.place(len(row.tokens))
+    def start(self, row: Row, expected: int = 0) -> int:
+        """Give a row its slot and copy what the KV tree knows of it; returns how many tokens that is.
+
+        ``expected``: sequences that may run at the same time.
+        """
+        # Room for what will probably come, so that most sequences never move.
+        row.slot = self.slots.place(len(row.tokens) + min(row.room, _FORESEEN), expected)
         if row.private:
             return 0
         found, segments = self.tree.match(tuple(row.tokens), max(row.reusable, 0))
@@ -133,8 +137,8 @@ class ModelRunner:
             self.slots.free(row.slot)
             row.slot = None
 
-    def step(self, work: Sequence[Work]) -> None:
-        """One forward pass; fills in the logits of each piece of work."""
+    def step(self, work: Sequence[Work]) -> torch.Tensor:
+        """One forward pass; returns the logits that were read, float32 [positions, vocabulary]."""
         started = time.perf_counter()
         for piece in work:
             assert piece.row.slot is not None
@@ -160,11 +164,13 @@ class ModelRunner:
                 ).logits[0]
             at = 0
             for piece in ordered:
-                piece.logits = logits[at : at + len(piece.wanted)]
+                piece.first = at
                 at += len(piece.wanted)
                 piece.row.computed += piece.count
+            read: torch.Tensor = logits.float()
         self.steps += 1
         self.seconds += time.perf_counter() - started
+        return read
 
     def _plan(self, work: Sequence[Work]) -> tuple[list[Work], Plan, list[Tap]]:
         pools: dict[int, list[Work]] = {}

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
+import torch
+
 from trivet.errors import EngineError
 from trivet.models.torch_engine.kv_tree import common_length
 from trivet.models.torch_engine.rows import ExtendRow, HiddenRow, NextRow, Row, ScoreRow
@@ -175,7 +177,8 @@ class Scheduler:
                 break
             task = self._owner[row]
             try:
-                found = self._runners[row.model].start(row)
+                expected = min(self._limits.rows, len(self._active) + len(self._waiting) + 1)
+                found = self._runners[row.model].start(row, expected)
             except (RuntimeError, MemoryError) as error:  # no memory for the slot
                 task.fail(EngineError(f"no room for the sequence: {str(error).splitlines()[0]}"))
                 self._drop(task)
@@ -209,7 +212,7 @@ class Scheduler:
                 work.append(Work(row, count))
                 budget -= count
         try:
-            runner.step(work)
+            logits = runner.step(work)
         except Exception as error:
             failure = EngineError(f"the model failed: {' '.join(str(error).split())[:400]}")
             failure.__cause__ = error
@@ -220,7 +223,8 @@ class Scheduler:
         for piece in work:
             self._owner[piece.row].usage.forward_tokens += piece.count
         self._store_prompts(runner, work)
-        self._read_logits(work)
+        with torch.inference_mode():
+            self._read_logits(work, logits)
         self._settle(work)
         runner.slots.compact(
             [(row.slot, row.computed) for row in self._active if row.slot and row.model == rows[0].model]
@@ -236,28 +240,33 @@ class Scheduler:
         runner.tree.hold(node)
         self._owner[row].held.append((row.model, node))
 
-    def _read_logits(self, work: list[Work]) -> None:
-        drawing = []
+    def _read_logits(self, work: list[Work], logits: torch.Tensor) -> None:
+        drawing: list[tuple[ExtendRow, int]] = []
         for piece in work:
-            row = piece.row
-            if row.error or piece.logits is None:
+            row, mine = piece.row, logits[piece.first : piece.first + len(piece.wanted)]
+            if row.error:
                 continue
             if isinstance(row, ExtendRow) and piece.wanted:
-                drawing.append((row, piece.logits[0].float()))
+                if row.transforms:
+                    mine[0] = row.transformed(mine[0])
+                if not row.error:
+                    drawing.append((row, piece.first))
             elif isinstance(row, ScoreRow) and piece.wanted:
-                row.take(piece.wanted, piece.logits.float())
+                row.take(piece.wanted, mine)
             elif isinstance(row, NextRow) and piece.wanted:
-                row.take(piece.logits[0].float())
+                row.take(mine[0])
             elif isinstance(row, HiddenRow) and not row.pending:
                 row.finish()
-        drawing = [(row, row.transformed(logits) if row.transforms else logits) for row, logits in drawing]
-        drawing = [(row, logits) for row, logits in drawing if not row.error]
-        if not drawing:
-            return
-        import torch
+        if drawing:
+            self._draw(drawing, logits)
 
-        with torch.inference_mode():
-            drawn = draw(torch.stack([logits for _, logits in drawing]), [row.draw() for row, _ in drawing])
+    def _draw(self, drawing: list[tuple[ExtendRow, int]], logits: torch.Tensor) -> None:
+        drawing.sort(key=lambda pair: pair[1])
+        places = [place for _, place in drawing]
+        # Most steps read the logits of decoding sequences alone, and then nothing is copied.
+        if places != list(range(len(logits))):
+            logits = logits[places]
+        drawn = draw(logits, [row.draw() for row, _ in drawing])
         for (row, _), token in zip(drawing, drawn):
             self._owner[row].note_token()
             try:
