@@ -22,7 +22,7 @@ SECTIONS = ("Motivation", "Composition", "Collection", "Licence", "Known limits"
 
 
 def test_the_suites_of_the_evaluations_ship():
-    assert set(NAMES) == EXPECTED
+    assert set(NAMES) >= EXPECTED
 
 
 @pytest.mark.parametrize("name", NAMES)
