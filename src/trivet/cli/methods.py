@@ -42,7 +42,9 @@ def command(context: click.Context, room: str | None, as_json: bool) -> None:
     out = console()
     width = max((len(name) for name in found), default=0)
     for name, text in found.items():
-        out.print(f"{name:<{width}}  {text}", no_wrap=True, overflow="ellipsis", crop=out.is_terminal)
+        out.print(
+            f"{name:<{width}}  {text}", soft_wrap=not out.is_terminal, no_wrap=True, overflow="ellipsis"
+        )
     if not found:
         out.print("no method is registered here yet", style="dim")
     for package, hint in skipped().items():
@@ -80,7 +82,7 @@ def show(name: str, as_json: bool) -> None:
     if paper is not None:
         out.print(f"paper {paper.number}: {paper.title} ({paper.url})")
     out.print()
-    out.print(inspect.cleandoc(sys.modules[method.module].__doc__ or ""))
+    out.print(inspect.cleandoc(sys.modules[method.module].__doc__ or ""), soft_wrap=True)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("Key", "Type", "Default", "Bounds", "Meaning"):
         table.add_column(column, no_wrap=column in {"Key", "Default"})

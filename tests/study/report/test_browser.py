@@ -339,7 +339,8 @@ _TIMED = "(() => {{ const start = performance.now(); {0}; return performance.now
 
 # Texts of one chart whose boxes overlap by more than a hair.
 _OVERLAPS = """[...document.querySelectorAll('svg.chart')].flatMap(chart => {
-  const texts = [...chart.querySelectorAll('text')].map(text => [text.textContent, text.getBoundingClientRect()]);
+  const texts = [...chart.querySelectorAll('text')]
+    .map(text => [text.textContent, text.getBoundingClientRect()]);
   const width = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left);
   const height = (a, b) => Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
   return texts.flatMap(([name, a], index) => texts.slice(index + 1)
@@ -357,7 +358,8 @@ _CONTRAST = """(() => {
     return [...canvas.getImageData(0, 0, 1, 1).data];
   };
   const linear = c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
-  const light = ([r, g, b]) => 0.2126 * linear(r / 255) + 0.7152 * linear(g / 255) + 0.0722 * linear(b / 255);
+  const light = ([r, g, b]) => [[r, 0.2126], [g, 0.7152], [b, 0.0722]]
+    .reduce((sum, [channel, weight]) => sum + weight * linear(channel / 255), 0);
   const back = node => {
     for (let at = node; at; at = at.parentElement) {
       const colour = parse(getComputedStyle(at).backgroundColor);
