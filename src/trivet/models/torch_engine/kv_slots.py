@@ -15,6 +15,7 @@ from trivet.models.torch_engine.kv_tree import Segment
 
 _SMALLEST = 128
 _FIRST_SLOTS = 4
+_KEPT_BYTES = 64 * 1024**2  # an empty pool of this size stays, so that single requests allocate nothing
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,9 @@ class Pool:
         return index
 
     def free(self, index: int) -> None:
-        """Give a slot back; an empty pool gives its memory back."""
+        """Give a slot back; a large pool that is empty gives its memory back."""
         self.used[index] = False
-        if not any(self.used) and len(self.used) > _FIRST_SLOTS:
+        if not any(self.used) and self.keys.nbytes + self.values.nbytes > _KEPT_BYTES:
             self.used = []
             self._allocate(0)
 

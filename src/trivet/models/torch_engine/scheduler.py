@@ -177,8 +177,9 @@ class Scheduler:
                 break
             task = self._owner[row]
             try:
-                expected = min(self._limits.rows, len(self._active) + len(self._waiting) + 1)
-                found = self._runners[row.model].start(row, expected)
+                soon = len(self._active) + len(self._waiting) + 1
+                fitting = limit // self._bytes(row)
+                found = self._runners[row.model].start(row, min(self._limits.rows, soon, fitting))
             except (RuntimeError, MemoryError) as error:  # no memory for the slot
                 task.fail(EngineError(f"no room for the sequence: {str(error).splitlines()[0]}"))
                 self._drop(task)
