@@ -61,7 +61,7 @@ def test_status_is_derived(tmp_path, monkeypatch):
     [
         ("{", "is not JSON"),
         ("[]", "one JSON object"),
-        ('{"paper": 21, "figur": "x"}', "figure: Field required"),
+        ('{"paper": 21, "figur": "x"}', "unknown key 'figur'"),
         ('{"paper": 3, "figure": "f", "setting": "s", "command": "c", "date": "2026-01-31"}', "of paper 3"),
     ],
 )
