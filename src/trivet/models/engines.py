@@ -1,6 +1,8 @@
 """Engines by name, shared per process: the same weights are loaded once, however often they are asked for."""
 
+import atexit
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 from trivet.errors import ConfigError, UnsupportedError
@@ -24,13 +26,15 @@ def get_engine(
     device_map: Any = None,
     deterministic: bool = False,
     api_key_env: str | None = None,
+    auxiliary: Mapping[str, str] | None = None,
 ) -> Engine:
     """The engine that runs ``model``, loaded at the first call and shared by its content afterwards.
 
     ``engine`` is "torch", "llamacpp" or "auto" (llama.cpp for GGUF files, otherwise PyTorch); endpoints
     (``openai:``, ``inspect:``) have engines of their own. ``deterministic`` gives answers that do not depend
     on what else is running, bit by bit, at the price of speed. ``api_key_env`` names the environment variable
-    that holds an endpoint's key.
+    that holds an endpoint's key. ``auxiliary`` loads models beside this one for ``Next``, by the name that it
+    gives them (PyTorch only; they must share its vocabulary).
 
     Raises:
         ModelError: the model cannot be found or loaded.
@@ -41,20 +45,30 @@ def get_engine(
         raise ConfigError(f"unknown engine {engine!r}", hint=f"one of {', '.join(ENGINES)}")
     reference = resolve_model(model)
     kind = _kind(reference, engine)
-    key = (kind, reference.identity, device, dtype, repr(device_map), deterministic, api_key_env)
+    others = {name: resolve_model(other) for name, other in (auxiliary or {}).items()}
+    if others and kind != "torch":
+        raise UnsupportedError("only the PyTorch engine runs several models", where=model)
+    beside = tuple(sorted((name, other.identity) for name, other in others.items()))
+    key = (kind, reference.identity, device, dtype, repr(device_map), deterministic, api_key_env, beside)
     with _lock:
         if key not in _shared:
             if kind == "torch":
                 from trivet.models.torch_engine import TorchEngine
 
                 _shared[key] = TorchEngine(
-                    reference, device=device, dtype=dtype, device_map=device_map, deterministic=deterministic
+                    reference,
+                    device=device,
+                    dtype=dtype,
+                    device_map=device_map,
+                    auxiliary=others,
+                    deterministic=deterministic,
                 )
             else:
                 _shared[key] = _build_other(reference, kind, device, api_key_env)
         return _shared[key]
 
 
+@atexit.register  # a thread inside torch while the interpreter ends would bring it down
 def close_engines() -> None:
     """Close every shared engine and forget it."""
     with _lock:
