@@ -112,6 +112,8 @@ DECLINES = [
     "The match has not been played yet.",
     "Which neighbour are you talking about?",
     "That is still in the future.",
+    "It is a fictional city.",
+    "The answer to question seven is not provided.",
 ]
 
 
@@ -119,6 +121,19 @@ DECLINES = [
 def test_saying_that_the_question_cannot_be_answered_declines_unless_it_answers(answer: str) -> None:
     assert mark(answer, []).label == "idk"
     assert mark(f"{answer} Paris", ["Paris"]).label == "correct"
+
+
+CLAIMS = [  # answers of a small model that once were taken for declining
+    "The detective is a fictional character created by the writers of the show.",
+    "The mayor is not known to be the mayor of any other village.",
+    "He was a Roman general who ruled Rome.",
+    "It undergoes a process where it produces melanin, which is not known for its colour.",
+]
+
+
+@pytest.mark.parametrize("answer", CLAIMS)
+def test_claims_do_not_decline(answer: str) -> None:
+    assert mark(answer, []).label == "wrong"
 
 
 def test_a_phrase_of_the_question_does_not_count_but_the_fixed_sentence_does() -> None:

@@ -47,7 +47,8 @@ IDK_PHRASES: tuple[str, ...] = (
     r"\b(?:there is|there's|there are) (?:no|not enough|insufficient|no known|no reliable|no public|no way)"
     r" ?(?:\w+ )?(?:information|data|records?|way|answer|to know|to tell)\b",
     r"\b(?:not enough|insufficient|no) (?:information|data|context)\b",
-    r"\b(?:is|are|was|were|remains?) (?:\w+ )?(?:unknown|not (?:\w+ )?known|unclear|uncertain)\b",
+    r"\b(?:is|are|was|were|remains?) (?:\w+ )?(?:unknown|not (?:\w+ )?known|unclear|uncertain)\b"
+    r"(?! (?:to (?:be|have)|for|as)\b)",
     r"^\W*(?:unknown|not known|no idea|unsure|unanswerable|idk)\b\W*$",
     r"\b(?:question|this|it|that) (?:does not|doesn't|do not) make sense\b",
 )
@@ -62,7 +63,9 @@ UNANSWERABLE_PHRASES: tuple[str, ...] = (
     r"(?:exist|happen|take place|took place|occur)",
     r"\b(?:has not|hasn't|have not|haven't|had not) (?:yet )?(?:been|happened|occurred|taken place)\b",
     r"\b(?:is|was|are|were|be) (?:a |an )?(?:not (?:a )?real|fictional|fictitious|made up|made-up|imaginary"
-    r"|invented|hypothetical|mythical)\b",
+    # A noun may follow, but not what was invented ("a fictional character named Jack" answers).
+    r"|invented|hypothetical|mythical)(?: \w+)?(?:[.,;!]|$)",
+    r"\b(?:is|was|are|were) not (?:provided|given|specified|stated|mentioned)\b",
     r"\b(?:false|incorrect|wrong|mistaken) (?:premise|assumption)\b",
     r"\bnever heard of\b",
     r"\b(?:need|require|without) (?:any |some )?(?:more|additional|further) (?:information|context|detail)",

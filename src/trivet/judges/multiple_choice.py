@@ -9,7 +9,8 @@ In this order, and the first that decides wins:
 3. the text of exactly one choice, as whole words; a choice that is part of a longer named one does not count;
 4. exactly one letter set in brackets anywhere.
 
-Everything else is unparsed; a guess is never made.
+A letter that is followed by the text of another choice ("A) Rome" where A is Paris) contradicts itself and
+decides nothing. Everything else is unparsed; a guess is never made.
 """
 
 import re
@@ -38,12 +39,13 @@ def letter(index: int) -> str:
 
 def parse_choice(answer: str, choices: Sequence[str]) -> int | None:
     """Index of the choice that ``answer`` takes, or ``None`` where it takes none or more than one."""
-    announced = _indices(_announced(answer), len(choices))
-    if announced:
-        return announced.pop() if len(announced) == 1 else None
+    announced = _announced(answer)
+    if found := _indices([character for character, _ in announced], len(choices)):
+        taken = found.pop() if len(found) == 1 else None
+        return taken if taken is not None and _agrees(answer, announced, taken, choices) else None
     leading = None if len(set(_LISTED.findall(answer))) > 1 else _LEADING.match(answer)
     if leading and (index := _index(leading.group(1), len(choices))) is not None:
-        return index
+        return index if _agrees(answer, [(leading.group(1), leading.end())], index, choices) else None
     named = _named(answer, choices)
     if named:
         return named.pop() if len(named) == 1 else None
@@ -51,7 +53,8 @@ def parse_choice(answer: str, choices: Sequence[str]) -> int | None:
     return bracketed.pop() if len(bracketed) == 1 else None
 
 
-def _announced(answer: str) -> list[str]:
+def _announced(answer: str) -> list[tuple[str, int]]:
+    """Announced letters, each with the place where it ends."""
     found = []
     for match in _ANNOUNCED.finditer(answer):
         character, before = match.group(1), answer[match.start(1) - 1]
@@ -61,8 +64,22 @@ def _announced(answer: str) -> list[str]:
             after_colon = answer[: match.start(1)].rstrip().endswith((":", "="))
             if (character.islower() and (goes_on or not after_colon)) or (character in "AI" and goes_on):
                 continue
-        found.append(character)
-    return found + _CALLED_RIGHT.findall(answer)
+        found.append((character, match.end()))
+    return found + [(match.group(1), match.end()) for match in _CALLED_RIGHT.finditer(answer)]
+
+
+def _agrees(answer: str, letters: Sequence[tuple[str, int]], taken: int, choices: Sequence[str]) -> bool:
+    """Whether no letter for ``taken`` is followed at once by the text of another choice ("A) Rome")."""
+    wanted = [tokens(choice) for choice in choices]
+    for character, end in letters:
+        if _index(character, len(choices)) != taken:
+            continue
+        given = tokens(answer[end : end + 200])
+        # Of two choices that both begin what follows, such as "red" and "red wine", the longer one is meant.
+        begun = [i for i, choice in enumerate(wanted) if choice and given[: len(choice)] == choice]
+        if begun and max(begun, key=lambda i: (len(wanted[i]), i == taken)) != taken:
+            return False
+    return True
 
 
 def _index(character: str, n: int) -> int | None:
