@@ -37,7 +37,7 @@ def test_models_beside_the_first(tiny_model: Any, tiny_model_folder: Path, tmp_p
     file = tmp_path / "model.gguf"
     file.write_bytes(b"GGUF\x03\x00\x00\x00")
     with pytest.raises(UnsupportedError, match="several models"):
-        get_engine(str(file), auxiliary={"other": other})
+        get_engine(str(file), engine="auto", auxiliary={"other": other})
 
 
 def test_wrong_engines(tmp_path: Path, tiny_model_folder: Path) -> None:
