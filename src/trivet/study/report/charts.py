@@ -1,6 +1,6 @@
 """The report's charts, as inline SVG: strips with intervals, Pareto plots, all legs in one view."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -268,6 +268,28 @@ def all_legs(
     return figure(width, height, f"All of {', '.join(titles)} for each system", *parts)
 
 
+LABEL_COLOURS = {
+    "correct": 0,
+    "fulfilled": 0,
+    "idk": 3,
+    "wrong": 2,
+    "unfulfilled": 2,
+    "full_refusal": 5,
+    "partial_refusal": 1,
+    "compliance": 4,
+    "off_topic": 3,
+}
+"""The colour of each label that Trivet's own evaluations give; bars show the labels in this order."""
+
+
+def label_colours(labels: Iterable[str]) -> dict[str, str]:
+    """The labels in the order of the bars, with the class that colours them."""
+    known = [label for label in LABEL_COLOURS if label in set(labels)]
+    others = sorted(set(labels) - set(LABEL_COLOURS))
+    classes = {label: f"label-{LABEL_COLOURS[label]}" for label in known}
+    return {**classes, **{label: f"label-{number_ % 6}" for number_, label in enumerate(others)}}
+
+
 def label_bar(counts: dict[str, int], unscored: int) -> Markup:
     """Answers by label as one stacked bar; what could not be scored comes last."""
     total = sum(counts.values()) + unscored
@@ -275,16 +297,16 @@ def label_bar(counts: dict[str, int], unscored: int) -> Markup:
         return Markup("")
     width, x = 200.0, 0.0
     parts = []
-    rows = [*counts.items(), ("could not score", unscored)]
-    for number_, (label, count) in enumerate(rows):
+    rows = [(label, counts[label], kind) for label, kind in label_colours(counts).items()]
+    rows.append(("could not score", unscored, "unscored"))
+    for label, count, kind in rows:
         if not count:
             continue
         length = width * count / total
-        kind = "unscored" if number_ == len(rows) - 1 else f"label-{number_ % 6}"
         title = element("title", f"{label.replace('_', ' ')}: {count} of {total}")
         parts.append(
             element("rect", title, x=x, y=0, width=max(length - 1, 0.5), height=10, class_=f"part {kind}")
         )
         x += length
-    text = ", ".join(f"{label.replace('_', ' ')} {count}" for label, count in rows if count)
+    text = ", ".join(f"{label.replace('_', ' ')} {count}" for label, count, _ in rows if count)
     return figure(width, 10, text, *parts, class_="stack")

@@ -93,6 +93,11 @@ class View:
         """True where a column is in percent."""
         return numbers.is_rate(*(entry.estimate for entry in self.results.legs if entry.leg == leg))
 
+    def shared_note(self, leg: str) -> str | None:
+        """The note that every cell of a column carries; it is then shown once."""
+        notes = {entry.note for entry in self.results.legs if entry.leg == leg}
+        return notes.pop() if len(notes) == 1 else None
+
     def strip(self, system: str, leg: str) -> Markup:
         """The cell's estimate on a scale that all systems of the column share."""
         cell = self.leg(system, leg)
@@ -248,6 +253,12 @@ class View:
         """What an answer of the system costs."""
         return self._costs.get(system)
 
+    @property
+    def shared_cost_note(self) -> str | None:
+        """The note that the costs of every system carry; it is then shown once."""
+        notes = {costs.note for costs in self.results.costs}
+        return notes.pop() if len(notes) == 1 else None
+
     def times(self, system: str, key: str) -> str:
         """A cost as a multiple of the reference's."""
         if self.is_reference(system):
@@ -269,6 +280,10 @@ class View:
         order = {entry.name: number for number, entry in enumerate(self.results.evaluations)}
         keys = sorted(groups, key=lambda key: order.get(key[0], len(order)))
         return [(*key, sorted(groups[key], key=lambda row: self.index(row.system))) for key in keys]
+
+    def label_colours(self, row: ComponentResult) -> dict[str, str]:
+        """The row's labels in the order of its bar, with the class that colours them."""
+        return charts.label_colours(row.labels)
 
     def label_bar(self, row: ComponentResult) -> Markup:
         """The answers of a row by label."""
