@@ -193,6 +193,16 @@ def test_a_task_of_the_user_s_becomes_part_of_its_leg():
     }
 
 
+def test_an_evaluation_that_failed_leaves_its_leg_without_a_score_and_the_others_alone():
+    rows = World(np.random.default_rng(5)).rows({"base": {"harmless": 0.9, "capability": 0.4}})
+    entries = [EvaluationEntry(task=name) for name in ("harmless", "capability", "over_refusal")]
+    legs = {"harmless": ["harmless", "over_refusal"]}
+    result = analyse(rows, reference="base", seed=0, evaluations=entries, legs=legs)
+    found = {entry.leg: entry.estimate for entry in result.legs}
+    assert found["harmless"].reason == "over_refusal was not measured"
+    assert found["capability"].value is not None
+
+
 def test_a_reference_that_failed_leaves_the_others_their_numbers():
     rows = World(np.random.default_rng(4)).rows({"new": RATES})
     result = analyse(rows, reference="base", seed=0, systems=["new"])

@@ -1,7 +1,7 @@
 import pytest
 
 from trivet.errors import ConfigError
-from trivet.study.legs import check_legs, missing_parts, resolve_legs
+from trivet.study.legs import missing_parts, resolve_legs
 from trivet.study.spec import EvaluationEntry
 
 SHIPPED = {
@@ -109,9 +109,9 @@ def test_a_wrong_override_names_the_key_and_the_next_step(overrides, message):
 
 def test_overrides_can_be_checked_before_anything_is_measured():
     entries = [EvaluationEntry(task="helpful"), EvaluationEntry(task="my.py@mine")]
-    check_legs({"helpful": ["helpful/questions", "mine"]}, entries)
+    resolve_legs({}, entries, {"helpful": ["helpful/questions", "mine"]})
     with pytest.raises(ConfigError, match="there is no evaluation 'yours'"):
-        check_legs({"helpful": ["yours"]}, entries)
+        resolve_legs({}, entries, {"helpful": ["yours"]})
 
 
 def test_an_evaluation_that_failed_stays_a_part():

@@ -142,7 +142,7 @@ def check_legs(study: Study, *, where: str) -> None:
     """
     components = {e.label: sorted({str(row["component"]) for row in e.rows}) for e in study.evaluations}
     try:
-        resolve_legs(components, [e.entry for e in study.evaluations], study.spec.legs)
+        resolve_legs(components, study.spec.evaluations, study.spec.legs)
     except ConfigError as error:
         raise ConfigError(str(error), where=where) from None
 

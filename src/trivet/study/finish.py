@@ -122,7 +122,7 @@ def _analyse(
         entry = cell.evaluation.entry
         measurements += read_measurements(_log(runner, cell), system=cell.system.name, entry=entry)
     write_transcripts(folder / TRANSCRIPTS, _transcripts(runner, done))
-    analysis = analyse(measurements, **_analysis_options(study, done))
+    analysis = analyse(measurements, **_analysis_options(study))
     latencies = {
         name: json.loads((runner.store.folder(address) / LATENCY).read_text(encoding="utf-8"))
         for name, address in _latencies(study, runner, plan).items()
@@ -152,13 +152,13 @@ def _transcripts(runner: Runner, done: Sequence[Cell]) -> Iterator[Transcript]:
         yield from transcripts_of(log, read_measurements(log, system=cell.system.name, entry=entry))
 
 
-def _analysis_options(study: "Study", done: Sequence[Cell]) -> dict[str, Any]:
+def _analysis_options(study: "Study") -> dict[str, Any]:
     judges = {judge.name: judge for found in study.judges.values() for judge in found}
     return {
         "reference": study.reference,
         "seed": derived_seed(study.spec.seed, "analyse"),
         "systems": list(study.systems),
-        "evaluations": [cell.evaluation.entry for cell in _one_each(done)],
+        "evaluations": study.spec.evaluations,
         "legs": study.spec.legs,
         "judges": {name: judge.quality for name, judge in judges.items()},
     }

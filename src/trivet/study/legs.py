@@ -100,15 +100,6 @@ def resolve_legs(
     return legs
 
 
-def check_legs(overrides: Mapping[str, Any] | None, entries: Sequence[EvaluationEntry]) -> None:
-    """Check a study's ``legs`` before anything runs; components are checked where they are known.
-
-    Raises:
-        ConfigError: as ``resolve_legs``.
-    """
-    resolve_legs({}, entries, overrides)
-
-
 def missing_parts(leg: str, terms: Sequence[Term], overrides: Mapping[str, Any] | None) -> list[str]:
     """Names of the parts of a leg's definition that the study does not measure."""
     if leg not in _WANTED or (overrides is not None and leg in overrides):
