@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trivet._files import canonical_json, sha256_text
-from trivet._validation import did_you_mean
+from trivet._validation import did_you_mean, validate
 from trivet.data.prompts import prompt_digest, stratified_subset
 from trivet.errors import ConfigError, DataError, StudyError, TrivetError
 from trivet.study.address import file_digest
@@ -204,7 +204,8 @@ def _prompts_task(entry: EvaluationEntry, base: Path) -> "Task":
 
     assert entry.prompts is not None and entry.judge is not None
     judge = anchored_judge(entry.judge, base)
-    return build(Config(dataset=str(base / entry.prompts), judge=judge, name=entry.label))
+    values = {"dataset": str(base / entry.prompts), "judge": judge, "name": entry.label}
+    return build(validate(Config, values, where=f"evaluation {entry.label}"))
 
 
 def anchored_judge(judge: str | dict[str, Any], base: Path) -> str | dict[str, Any]:

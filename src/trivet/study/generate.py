@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from inspect_ai import eval as inspect_eval
 from inspect_ai import task_with
 from inspect_ai.hooks import Hooks, SampleEnd, hooks
-from inspect_ai.log import EvalLog, read_eval_log
+from inspect_ai.log import EvalError, EvalLog, read_eval_log
 from inspect_ai.model import GenerateConfig, ModelOutput, get_model
 
 from trivet.errors import StoreError, StudyError
@@ -209,7 +209,7 @@ def _judge_log(job: Job, log: EvalLog) -> Path | Failure:
         return failure_of(StudyError(message))
     samples = log.samples if log.samples is not None else read_eval_log(log.location).samples or []
     for sample in samples:
-        if sample.error and not is_unanswerable(sample.error.message):
+        if sample.error and not is_unanswerable(sample.error):
             return failure_of(StudyError(sample.error.message), where=f"prompt {sample.id}")
     if len(samples) != job.answers:
         return Failure(
@@ -222,9 +222,10 @@ def _judge_log(job: Job, log: EvalLog) -> Path | Failure:
     return Path(log.location)
 
 
-def is_unanswerable(message: str) -> bool:
+def is_unanswerable(error: EvalError) -> bool:
     """Whether an error says that this one prompt can never be answered by this system."""
-    return any(name in message for name in UNANSWERABLE)
+    raised = error.traceback.rstrip().splitlines()
+    return any(f"{name}:" in line for line in raised for name in UNANSWERABLE if not line.startswith(" "))
 
 
 def failure_of(error: BaseException, where: str | None = None) -> Failure:

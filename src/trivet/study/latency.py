@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from trivet.errors import ContextLengthError, UnsupportedError
+
 PROMPTS = 16
 WARM_UP = 1
 
@@ -46,19 +48,31 @@ def measure_latency(
     Args:
         answer: answers a prompt given its number, and returns seconds, seconds to the first token and the
             number of tokens.
-        prompts: one or more; the first is asked ``WARM_UP`` times more beforehand and not counted.
+        prompts: one or more; the first is asked ``WARM_UP`` times more beforehand and not counted. Those
+            that the system cannot answer (longer than its context, say) are left out.
+
+    Raises:
+        ContextLengthError, UnsupportedError: it can answer none of them.
     """
-    for _ in range(WARM_UP):
-        answer(prompts[0], 0)
-    reset_peak_memory()
-    seconds, first, tokens = [], [], []
+    warm = 0
+    seconds, first, tokens = list[float](), list[float](), list[int]()
     for number, prompt in enumerate(prompts, 1):
-        took, to_first, count = answer(prompt, number)
+        try:
+            while warm < WARM_UP:
+                answer(prompt, 0)
+                warm += 1
+                reset_peak_memory()
+            took, to_first, count = answer(prompt, number)
+        except (ContextLengthError, UnsupportedError) as error:  # measured as "could not score" elsewhere
+            refused = error
+            continue
         seconds.append(took)
         tokens.append(count)
         if to_first is not None:
             first.append(to_first)
         on_answer()
+    if not seconds:
+        raise refused
     return Latency(tuple(seconds), tuple(first), tuple(tokens), peak_memory())
 
 

@@ -14,8 +14,8 @@ from trivet.errors import StudyError
 from trivet.study.evaluations import Evaluation
 from trivet.study.spec import StudySpec
 
-# Shares of a time budget: what is neither generated nor scored (loading, latency, analysis, report).
-RESERVED = 0.12
+# Of a time budget: what is neither generated nor scored (loading, analysis, report), and its least seconds.
+RESERVED, RESERVED_SECONDS = 0.12, 8.0
 SMALLEST_MAX_TOKENS = 48
 PILOT = 4  # prompts an evaluation that measure the speed; their answers are kept
 ENOUGH = 40  # prompts an evaluation, below which shorter answers are preferred to fewer prompts
@@ -140,7 +140,7 @@ def fit(
     """
     full = full_choice(spec, evaluations)
     latency = sum(latency_prompts * (speed.latency or 0.0) for speed in speeds.values())
-    budget = 60.0 * minutes * (1 - RESERVED) - latency
+    budget = 60.0 * minutes - max(RESERVED * 60.0 * minutes, RESERVED_SECONDS) - latency
     max_tokens = full.max_tokens
     while True:
         shrink = max_tokens / full.max_tokens
@@ -183,11 +183,17 @@ def seconds_for(
     for evaluation in evaluations:
         answers = prompts[evaluation.label] * evaluation.epochs
         for speed in speeds.values():
-            generating = speed.seconds.get(evaluation.label, 0.0)
-            tokens = speed.tokens.get(evaluation.label, 0.0)
-            share = min(1.0, max_tokens / tokens) if tokens and max_tokens < measured_at else 1.0
-            total += answers * (generating * share + speed.scoring.get(evaluation.label, 0.0))
+            generating = answer_seconds(speed, evaluation.label, max_tokens, measured_at) or 0.0
+            total += answers * (generating + speed.scoring.get(evaluation.label, 0.0))
     return total
+
+
+def answer_seconds(speed: Speed, label: str, max_tokens: int, measured_at: int) -> float | None:
+    """Seconds an answer; ``measured_at`` is the ``max_tokens`` with which the speed was measured."""
+    seconds, tokens = speed.seconds.get(label), speed.tokens.get(label)
+    if seconds is None or not tokens or max_tokens >= measured_at:
+        return seconds
+    return seconds * min(1.0, max_tokens / tokens)
 
 
 def _largest(
@@ -239,7 +245,11 @@ def make_steps(
                     evaluation=evaluation.label,
                     answers=answers,
                     tokens=round(answers * tokens),
-                    seconds=_times(answers, speed.seconds.get(evaluation.label)) if generated else 0.0,
+                    seconds=_times(
+                        answers, answer_seconds(speed, evaluation.label, choice.max_tokens, spec.max_tokens)
+                    )
+                    if generated
+                    else 0.0,
                     memory_bytes=memory.get(system),
                 )
             )

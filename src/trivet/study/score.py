@@ -100,7 +100,7 @@ def _ids(log: EvalLog) -> list[str]:
 def sample_reason(sample: Any) -> str:
     """Why a sample has no score."""
     if sample.error:
-        return "the prompt cannot be answered" if is_unanswerable(sample.error.message) else "error"
+        return "the prompt cannot be answered" if is_unanswerable(sample.error) else "error"
     if sample.limit:
         return f"stopped by the {sample.limit.type} limit"
     return "the scorer gave no score"

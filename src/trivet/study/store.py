@@ -106,9 +106,15 @@ class Store:
     def driver(self) -> Iterator["Store"]:
         """Hold the driver's lock; what an earlier driver left unfinished is cleared away."""
         with self._lock:
-            for folder in (self.running, *self.objects.glob(".draft-*")):
-                shutil.rmtree(folder, ignore_errors=True)
-            yield self
+            self._clear_unfinished()
+            try:
+                yield self
+            finally:
+                self._clear_unfinished()
+
+    def _clear_unfinished(self) -> None:
+        for folder in (self.running, *self.objects.glob(".draft-*")):
+            shutil.rmtree(folder, ignore_errors=True)
 
     # Reading
 
