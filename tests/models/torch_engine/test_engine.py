@@ -88,6 +88,10 @@ def greedy(model: Any, prompt: tuple[int, ...], count: int) -> tuple[int, ...]:
     return tuple(tokens[:-1] if tokens[-1] == 2 else tokens)
 
 
+def chosen_state(output: Any, layer: int, position: int) -> Any:
+    return output.hidden_states[layer][0][[position]].numpy()
+
+
 @pytest.mark.parametrize(("kind", "settings"), KINDS, ids=[kind for kind, _ in KINDS])
 def test_agrees_with_transformers(tiny_model: Any, kind: str, settings: dict[str, Any]) -> None:
     """Greedy text of 20 prompts of mixed length together; log-probabilities; hidden states."""
@@ -111,6 +115,13 @@ def test_agrees_with_transformers(tiny_model: Any, kind: str, settings: dict[str
     tokens = (*prompt, *one)
     chosen = ask(engine, lambda c: (yield Hidden(tokens, (0, 1, 2), (0, 4, -1))))
     mean = ask(engine, lambda c: (yield Hidden(tokens, (2,), None)))
+    for layer in (0, 1):  # nothing above these is computed, with requests that need all in the batch
+        busy = engine.submit(request("Say", max_tokens=8))
+        early = ask(engine, lambda c, layer=layer: (yield Hidden(tokens, (layer,), (2,))))  # type: ignore[misc]
+        np.testing.assert_allclose(early[layer], chosen_state(output, layer, 2), rtol=1e-3, atol=1e-4)
+        assert busy.result(60).continuation.tokens == greedy(
+            model, engine.render([{"role": "user", "content": "Say"}]), 8
+        )
     following = ask(engine, lambda c: (yield Next(tokens)))
     for layer in (0, 1, 2):
         states = output.hidden_states[layer][0]

@@ -48,9 +48,12 @@ class Layers:
         return self._blocks, self._norm
 
     @contextmanager
-    def tapped(self, taps: Sequence[Tap]) -> Iterator[None]:
-        """Within the block, forward passes of the model go through ``taps``."""
-        if not taps:
+    def tapped(self, taps: Sequence[Tap], depth: int | None = None) -> Iterator[None]:
+        """Within the block, forward passes of the model go through ``taps``.
+
+        With a ``depth`` they raise ``Enough`` after that layer.
+        """
+        if not taps and depth is None:
             yield
             return
         blocks, norm = self._known()
@@ -58,7 +61,22 @@ class Layers:
             for layer in sorted({tap.layer for tap in taps}):
                 mine = [tap for tap in taps if tap.layer == layer]
                 stack.callback(_install(blocks, norm, layer, mine).remove)
+            if depth is not None:
+                end = (
+                    blocks[depth - 1].register_forward_hook(_enough)
+                    if depth
+                    else blocks[0].register_forward_pre_hook(_enough)
+                )
+                stack.callback(end.remove)
             yield
+
+
+class Enough(Exception):  # noqa: N818 - ends a forward pass early; nothing is wrong
+    """The layers that are needed have been computed."""
+
+
+def _enough(*arguments: Any) -> None:
+    raise Enough
 
 
 def _install(blocks: Sequence[torch.nn.Module], norm: torch.nn.Module, layer: int, taps: list[Tap]) -> Any:

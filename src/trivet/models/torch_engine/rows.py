@@ -23,13 +23,15 @@ class Row:
     """One sequence. ``tokens`` are fed in order; ``computed`` of them have their keys and values in ``slot``.
 
     ``private`` rows (those with activation hooks) neither read nor fill the KV tree: their hidden states are
-    not those of the plain model.
+    not those of the plain model. A row with a ``depth`` needs the first blocks only; what it computes is not
+    kept, since the keys and values of the other blocks are missing.
     """
 
     tokens: list[int]
     order: tuple[int, int]
     model: str = ""
     activations: "tuple[ActivationHook, ...]" = ()
+    depth: int | None = None
     room: int = 0  # tokens that may be added
     slot: Slot | None = None
     computed: int = 0
@@ -41,6 +43,11 @@ class Row:
     @property
     def private(self) -> bool:
         return bool(self.activations)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether what it computes goes into the KV tree."""
+        return not self.activations and self.depth is None
 
     @property
     def pending(self) -> int:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,7 @@ from trivet.models.torch_engine import attention
 from trivet.models.torch_engine.attention import DecodeGroup, Plan, Stretch
 from trivet.models.torch_engine.kv_slots import KVShape, KVSlots
 from trivet.models.torch_engine.kv_tree import KVTree
-from trivet.models.torch_engine.layers import Layers, Tap
+from trivet.models.torch_engine.layers import Enough, Layers, Tap
 from trivet.models.torch_engine.loading import LoadedModel
 from trivet.models.torch_engine.rows import Row
 
@@ -154,20 +155,23 @@ class ModelRunner:
                 wanted += [len(tokens) + position - start for position in piece.wanted]
                 tokens += piece.row.tokens[start:end]
                 positions += range(start, end)
-            with self.layers.tapped(taps):
-                logits = self.loaded.model(
+            depths = [piece.row.depth for piece in work]
+            depth = None if None in depths else max(depth for depth in depths if depth is not None)
+            read = torch.empty(0)
+            with suppress(Enough), self.layers.tapped(taps, depth):
+                output = self.loaded.model(
                     input_ids=torch.tensor([tokens], device=self._home),
                     position_ids=torch.tensor([positions], device=self._home),
                     use_cache=False,
                     logits_to_keep=torch.tensor(wanted, dtype=torch.long, device=self._home),
                     trivet_plan=plan,
-                ).logits[0]
+                )
+                read = output.logits[0].float()
             at = 0
             for piece in ordered:
                 piece.first = at
                 at += len(piece.wanted)
                 piece.row.computed += piece.count
-            read: torch.Tensor = logits.float()
         self.steps += 1
         self.seconds += time.perf_counter() - started
         return read

@@ -74,9 +74,15 @@ class Scheduler:
                 self._read_inbox()
                 self._admit()
                 for name, runner in self._runners.items():
-                    rows = [row for row in self._active if row.model == name]
-                    if rows:
-                        self._step(runner, rows)
+                    # Rows that need the first blocks only go apart, so that they stop there.
+                    for shallow in (False, True):
+                        rows = [
+                            row
+                            for row in self._active
+                            if row.model == name and (row.depth is not None) == shallow
+                        ]
+                        if rows:
+                            self._step(runner, rows)
             except Exception as error:  # nobody may be left waiting for a thread that has died
                 for task in list(self._tasks):
                     task.fail(error)
@@ -196,7 +202,7 @@ class Scheduler:
         if row.private:
             return False
         for other in self._active:
-            if other.pending > 1 and not other.private and other.model == row.model:
+            if other.pending > 1 and other.keeps and other.model == row.model:
                 common = min(common_length(other.tokens, row.tokens), row.reusable)
                 if common > other.stored + _WORTH_WAITING:
                     return True
@@ -233,7 +239,7 @@ class Scheduler:
 
     def _store_prompts(self, runner: ModelRunner, work: list[Work]) -> None:
         for piece in work:
-            if piece.count > 1 and not piece.row.private and not piece.row.error:
+            if piece.count > 1 and piece.row.keeps and not piece.row.error:
                 self._hold(runner, piece.row)
 
     def _hold(self, runner: ModelRunner, row: Row) -> None:
@@ -288,7 +294,7 @@ class Scheduler:
             else:
                 for row in task.rows:
                     if row.done and row in self._active:
-                        if not row.private and row.computed > row.stored:
+                        if row.keeps and row.computed > row.stored:
                             self._hold(self._runners[row.model], row)
                         self._leave(row)
                 if task.rows and all(row.done for row in task.rows):

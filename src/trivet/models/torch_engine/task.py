@@ -295,7 +295,7 @@ class Task:
         for layer in operation.layers:
             if not 0 <= layer <= count:
                 raise EngineError(f"layer {layer} is not there: the model has layers 0 to {count}")
-        positions = operation.positions
+        deepest, positions = max(operation.layers), operation.positions
         if positions is not None:
             for position in positions:
                 if not -length <= position < length:
@@ -306,6 +306,7 @@ class Task:
                 list(operation.tokens),
                 (self.number, 0),
                 activations=self.request.hooks.activations,
+                depth=None if self.request.hooks.activations or deepest == count else deepest,
                 layers=operation.layers,
                 positions=positions,
             )
