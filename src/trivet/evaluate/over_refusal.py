@@ -20,6 +20,8 @@ from trivet.evaluate._scoring import BatchedJudge, label_shares
 
 VERSION = 1
 
+REFUSED = ("full_refusal", "partial_refusal")
+
 
 class Config(EvaluationConfig):
     """Settings."""
@@ -75,6 +77,3 @@ def over_refusal_scorer(judge: str = "refusal") -> Scorer:
         return await refusal_score(state, batched, lambda label: float(label not in REFUSED))
 
     return score
-
-
-REFUSED = ("full_refusal", "partial_refusal")
