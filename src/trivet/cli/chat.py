@@ -122,16 +122,22 @@ class _Conversation:
         stream = ReasoningStream(ReasoningMarkers(reasoning.start, reasoning.end) if reasoning else None)
         pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         shown: list[str] = []
-        pending = self._system.submit(list(self._chat), seed=self._seed, on_text=pieces.put, **self._options)
-        self._seed += 1
-        pending.handle.add_done_callback(lambda _: pieces.put(None))
+        pending = None
         stopped = False
         try:
+            pending = self._system.submit(
+                list(self._chat), seed=self._seed, on_text=pieces.put, **self._options
+            )
+            pending.handle.add_done_callback(lambda _: pieces.put(None))
             while (piece := pieces.get()) is not None:
                 self._show(stream.feed(piece), shown)
         except KeyboardInterrupt:
+            if pending is None:
+                self._chat.pop()
+                raise
             pending.handle.cancel()
             stopped = True
+        self._seed += 1
         self._show(stream.finish(), shown)
         self._out.print()
         if stopped:

@@ -83,7 +83,8 @@ def command(
         print_json({**summary, "output": str(output_path)})
     else:
         note = f", {kept} of them kept from before" if kept else ""
-        console(stderr=True).print(f"{len(questions)} answers of {identity} in {output_path}{note}")
+        text = f"{len(questions)} answers of {identity} in {output_path}{note}"
+        console(stderr=True).print(text, soft_wrap=True)
 
 
 def _run(
