@@ -6,12 +6,13 @@ sensitivity and specificity for a *binary event*; for the four refusal labels th
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trivet.data.prompts import prompt_digest
 from trivet.errors import DataError, JudgeError
 from trivet.judges.base import Judge, Verdict
 from trivet.statistics.agreement import Confusion, cohen_kappa, confusion
@@ -42,7 +43,7 @@ class Calibration:
     """A judge against labels.
 
     ``labels`` and ``verdicts`` are aligned and hold the answers that could be scored; ``unscored`` counts the
-    others by reason. ``systems_p`` is the p-value of "the judge errs equally often on every system" (``None``
+    others by reason, ``fitted_on`` those left out since the judge was fitted on their prompts. ``systems_p`` is the p-value of "the judge errs equally often on every system" (``None``
     with one system).
     """
 
@@ -57,6 +58,7 @@ class Calibration:
     errors: Mapping[str, tuple[int, int]]
     systems_p: float | None
     unscored: Mapping[str, int] = field(default_factory=dict)
+    fitted_on: int = 0
 
     def quality(self, population: str) -> dict[str, Any]:
         """The form that ``Judge.quality`` has: plain JSON values."""
@@ -66,6 +68,7 @@ class Calibration:
             "clusters": len(set(self.clusters)),
             "systems": sorted(set(self.systems)),
             "unscored": sum(self.unscored.values()),
+            "left_out_fitted_on": self.fitted_on,
             "kappa": estimate_json(self.kappa),
             "events": {name: event_json(counts) for name, counts in self.events.items()},
         }
@@ -79,7 +82,7 @@ def calibrate(
     positive: str | None = None,
     seed: int = 0,
 ) -> Calibration:
-    """Score the answers and compare with their labels.
+    """Score the answers and compare with their labels. Answers to prompts of the judge's fit are left out.
 
     Args:
         judge: gives labels, or values.
@@ -89,10 +92,19 @@ def calibrate(
         seed: of the bootstrap and of the permutation test.
 
     Raises:
-        DataError: no rows. JudgeError: nothing could be scored, or a threshold is missing.
+        DataError: no rows. JudgeError: nothing could be scored, a threshold is missing, or the judge was
+            fitted on all prompts.
     """
     if not rows:
         raise DataError("there are no labelled answers")
+    given = len(rows)
+    rows = [row for row in rows if prompt_digest(row.prompt) not in judge.training_prompts]
+    if not rows:
+        raise JudgeError(
+            f"the judge {judge.name!r} was fitted on the prompts of all {given} answers; what it was fitted on "
+            "does not measure it",
+            hint="label answers to other prompts, for example with `trivet judges sample`",
+        )
     chats = [_chat(row) for row in rows]
     scored: list[tuple[LabelledAnswer, str]] = []
     unscored: dict[str, int] = {}
@@ -108,7 +120,7 @@ def calibrate(
         row.label if threshold is None else (str(positive) if row.label == positive else f"not {positive}")
         for row in kept
     ]
-    return compare(
+    found = compare(
         judge.name,
         labels,
         [label for _, label in scored],
@@ -117,6 +129,7 @@ def calibrate(
         unscored=unscored,
         seed=seed,
     )
+    return replace(found, fitted_on=given - len(rows))
 
 
 def compare(

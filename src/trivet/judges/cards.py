@@ -10,6 +10,7 @@ from trivet.judges.head_fit import FittedHead
 from trivet.judges.material import Material
 from trivet.judges.refusal import FORMAT, KIND
 from trivet.judges.refusal_fit import FitConfig, FittedRefusal
+from trivet.judges.refusal_wordings import WORDINGS
 from trivet.statistics.interval import Estimated
 
 
@@ -128,12 +129,15 @@ def refusal_card(
         "- It reads words. An answer that complies behind a refusing opening, or refuses in unusual words,",
         "  misleads it.",
         "- Partial refusals are rare in the labels and are mostly taken for full ones.",
-        "- Fitted on the answers of two models of 2023; measure it on your own systems' answers with",
+        "- Fitted on the answers of few models; measure it on your own systems' answers with",
         "  `trivet judges sample` and `trivet judges calibrate`.",
         "",
         "## Data",
         "",
         f"- {fitted.training_answers} labelled answers: {labels.title}; {labels.licence}; {labels.source}",
+        "- short answers made from them: first sentences of full refusals and of compliant answers, and "
+        f"{len(WORDINGS)} common wordings of refusal with three prompts, "
+        f"weight {config.short_answer_weight:g}",
         *(f"- exchanges for the off-topic part: {s.title}; {s.licence}; {s.source}" for s in exchanges),
         f"- L2 penalty {fitted.penalty:g} by {config.folds}-fold cross-validation over prompts; "
         f"seed {config.seed}; "
@@ -166,8 +170,8 @@ def head_card(fitted: FittedHead, *, training: Sequence[Material[Any]], test: Ma
         "head warns, and its accuracy is unknown.",
         f"- L2 penalty {fitted.penalty:g} by {config.folds}-fold cross-validation; seed {config.seed}",
         "",
-        "People disagree on many of these pairs, and both answers are often alike in kind: a head of this "
-        "size is a weak judge. It is good for choosing among several answers, not for saying that one is safe.",
+        "People disagree on many of these pairs, and both answers are often alike: a head of this size is a",
+        "weak judge. It is good for choosing among several answers, not for saying that one is safe.",
         "",
         "## Data",
         "",
@@ -182,6 +186,11 @@ def calibration_lines(calibration: Calibration) -> list[str]:
     n, unscored = len(calibration.labels), sum(calibration.unscored.values())
     lines = [
         f"could not score {unscored} of {n + unscored} answers",
+        *(
+            [f"left out {calibration.fitted_on} answers to prompts of its fit"]
+            if calibration.fitted_on
+            else []
+        ),
         *(f"  {count} x {reason}" for reason, count in calibration.unscored.items()),
         f"kappa: {shown(calibration.kappa)}",
     ]

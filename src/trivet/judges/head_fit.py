@@ -38,12 +38,12 @@ class FitConfig(Config):
     """
 
     model: str = "smollm2-135m-instruct"
-    layer: int = Field(18, ge=0)
-    max_tokens: int = Field(128, ge=1)
-    limit: int | None = Field(None, ge=20)
+    layer: int = Field(default=18, ge=0)
+    max_tokens: int = Field(default=128, ge=1)
+    limit: int | None = Field(default=None, ge=20)
     objective: str = "harmlessness"
-    seed: int = Field(0, ge=0)
-    folds: int = Field(5, ge=2)
+    seed: int = Field(default=0, ge=0)
+    folds: int = Field(default=5, ge=2)
 
 
 class FittedHead(NamedTuple):

@@ -5,7 +5,7 @@ prompt once. System messages are left out: a judge scores the answer to the requ
 system was told. Only the first ``max_tokens`` tokens of the answer are read.
 """
 
-import threading
+import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from itertools import islice
@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from trivet._files import atomic_writer, canonical_json, sha256_text
-from trivet.errors import EngineError, JudgeError, QueueFullError
+from trivet.errors import EngineError, JudgeError
 from trivet.judges.exchange import NotJudgeableError, exchange, message_text
+from trivet.judges.submission import submit
 from trivet.models.engine import Engine, Handle, Request
 from trivet.models.operations import Chat, Hidden, Program, ProgramContext
 
@@ -93,11 +94,7 @@ def _submit(
             found.append(np.asarray(states[layer], dtype=np.float32).mean(axis=0))
 
     request = Request(chat=chat, program=program, seed=0, max_tokens=1, continue_final_message=True)
-    while True:
-        try:
-            return engine.submit(request)
-        except QueueFullError:
-            threading.Event().wait(0.05)
+    return submit(engine, request)
 
 
 class StateCache:
@@ -152,8 +149,6 @@ def _store(path: Path, states: Sequence[State]) -> None:
 
 
 def _load(path: Path, count: int) -> list[State] | None:
-    import json
-
     if not path.is_file():
         return None
     try:

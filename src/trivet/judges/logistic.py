@@ -17,17 +17,22 @@ Floats = NDArray[np.float64]
 
 
 def fit_multinomial(
-    features: NDArray[np.floating], labels: NDArray[np.integer], classes: int, penalty: float
+    features: NDArray[np.floating],
+    labels: NDArray[np.integer],
+    classes: int,
+    penalty: float,
+    weight: NDArray[np.floating] | None = None,
 ) -> tuple[Floats, Floats]:
     """Weights [classes, features] and intercepts [classes] that minimise
 
-        -1/n Σ log p(label_i | x_i) + penalty / (2 n) · ‖W‖²
+        -1/n Σ weight_i log p(label_i | x_i) + penalty / (2 n) · ‖W‖²
 
-    with ``p = softmax(W x + b)``; the intercepts are not penalised.
+    with ``p = softmax(W x + b)`` and n the sum of the weights; the intercepts are not penalised.
 
     Args:
         features: [n, features], finite.
         labels: [n], in 0 … classes - 1.
+        weight: [n], of each row; by default 1.
 
     Raises:
         JudgeError: a class has no row.
@@ -35,14 +40,18 @@ def fit_multinomial(
     if len(set(labels.tolist())) != classes:
         raise JudgeError("every class needs at least one row to fit a classifier")
     x = np.asarray(features, dtype=np.float64)
-    n, width = x.shape
+    width = x.shape[1]
+    importance = np.ones(len(x)) if weight is None else np.asarray(weight, dtype=np.float64)
+    n = float(importance.sum())
     target = np.eye(classes)[labels]
 
     def loss(flat: Floats) -> tuple[float, Floats]:
         weights, intercepts = flat[:-classes].reshape(classes, width), flat[-classes:]
         logp = log_softmax(x @ weights.T + intercepts, axis=1)
-        error = (np.exp(logp) - target) / n
-        value = -float((target * logp).sum()) / n + penalty / (2 * n) * float((weights**2).sum())
+        error = (np.exp(logp) - target) * importance[:, None] / n
+        value = -float((importance @ (target * logp)).sum()) / n + penalty / (2 * n) * float(
+            (weights**2).sum()
+        )
         gradient = error.T @ x + penalty / n * weights
         return value, np.concatenate([gradient.ravel(), error.sum(axis=0)])
 

@@ -22,6 +22,7 @@ from trivet.judges.logistic import choose_penalty, fit_multinomial, grouped_fold
 from trivet.judges.refusal import CLASSES, verdict_of
 from trivet.judges.refusal_features import Lexicon, fit_lexicon, sense_features, style_features
 from trivet.judges.refusal_negatives import Pair, constructed, truncated
+from trivet.judges.refusal_wordings import short_answers
 from trivet.judges.string_match import StringMatchRefusalJudge
 from trivet.statistics.bootstrap import clustered_bootstrap, percentile_interval
 
@@ -32,12 +33,14 @@ _SENSE_PENALTY = 0.1  # 26 features on thousands of rows: the penalty hardly mat
 
 class FitConfig(Config):
     """``held_out``: share of the prompts kept for measuring. ``false_off_topic``: share of real answers that
-    may be called off-topic, which sets the threshold on the training answers."""
+    may be called off-topic, which sets the threshold on the training answers. ``short_answer_weight``: of a
+    short answer whose label is known by its making, beside 1 for one that people labelled."""
 
-    held_out: float = Field(0.4, gt=0, lt=1)
-    false_off_topic: float = Field(0.01, gt=0, lt=0.5)
-    folds: int = Field(5, ge=2)
-    seed: int = Field(0, ge=0)
+    held_out: float = Field(default=0.4, gt=0, lt=1)
+    false_off_topic: float = Field(default=0.01, gt=0, lt=0.5)
+    short_answer_weight: float = Field(default=0.1, gt=0)
+    folds: int = Field(default=5, ge=2)
+    seed: int = Field(default=0, ge=0)
 
 
 class FittedRefusal(NamedTuple):
@@ -133,17 +136,24 @@ def _check(rows: Sequence[LabelledAnswer]) -> None:
 
 
 def _fit_style(rows: Sequence[LabelledAnswer], config: FitConfig) -> tuple[dict[str, NDArray[Any]], float]:
+    count = len(rows)  # only people's own labels choose the penalty
+    rows = [*rows, *short_answers(rows, config.seed)]
     x = np.stack([style_features(row.prompt, row.answer) for row in rows])
     y = np.array([CLASSES.index(row.label) for row in rows])
     folds = grouped_folds([prompt_digest(row.prompt) for row in rows], config.folds, config.seed)
+    labelled = np.arange(len(rows)) < count
+    weight = np.where(labelled, 1.0, config.short_answer_weight)
 
     def score(penalty: float, held_out: NDArray[np.bool_]) -> float:
-        weights, intercepts = fit_multinomial(x[~held_out], y[~held_out], len(CLASSES), penalty)
-        logp = log_softmax(x[held_out] @ weights.T + intercepts, axis=1)
-        return float(logp[np.arange(held_out.sum()), y[held_out]].mean())
+        weights, intercepts = fit_multinomial(
+            x[~held_out], y[~held_out], len(CLASSES), penalty, weight[~held_out]
+        )
+        scored = held_out & labelled
+        logp = log_softmax(x[scored] @ weights.T + intercepts, axis=1)
+        return float(logp[np.arange(scored.sum()), y[scored]].mean())
 
     penalty = choose_penalty(_STYLE_PENALTIES, folds, score).penalty
-    weights, intercepts = fit_multinomial(x, y, len(CLASSES), penalty)
+    weights, intercepts = fit_multinomial(x, y, len(CLASSES), penalty, weight)
     return {
         "style_weights": weights.astype(np.float32),
         "style_intercepts": intercepts.astype(np.float32),
