@@ -4,6 +4,7 @@ import csv
 import io
 
 from trivet.study.report.characters import visible
+from trivet.study.report.view import View
 from trivet.study.results import StudyResults
 
 COLUMNS = (
@@ -22,11 +23,14 @@ COLUMNS = (
     "p_holm",
     "minimum_detectable_effect",
     "verdict",
+    "judges",
+    "circular_use",
 )
 
 
 def rows(results: StudyResults) -> list[dict[str, str]]:
     """One row for each system and leg; the difference is to the reference. Missing numbers are empty."""
+    view = View(results)
     against = {(entry.system, entry.leg): entry for entry in results.comparisons}
     found = []
     for leg in results.legs:
@@ -50,6 +54,8 @@ def rows(results: StudyResults) -> list[dict[str, str]]:
             comparison.p_holm if comparison else None,
             comparison.minimum_detectable_effect if comparison else None,
             comparison.verdict if comparison else None,
+            visible(view.judge_words(leg.system, leg.leg)),
+            "yes" if view.leg_marks(leg.system, leg.leg) else "",
         )
         found.append({name: _text(value) for name, value in zip(COLUMNS, values, strict=True)})
     return found
@@ -61,7 +67,9 @@ def as_csv(results: StudyResults) -> str:
     writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for row in rows(results):
-        writer.writerow({**row, "system": _disarmed(row["system"])})
+        writer.writerow(
+            {name: _disarmed(text) if name in {"system", "judges"} else text for name, text in row.items()}
+        )
     return stream.getvalue()
 
 

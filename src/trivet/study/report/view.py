@@ -12,6 +12,7 @@ from trivet.study.report.svg import Scale, span, symbol
 from trivet.study.results import (
     COLUMNS,
     LEGS,
+    Bounds,
     Comparison,
     ComponentResult,
     Costs,
@@ -91,7 +92,29 @@ class View:
 
     def rate(self, leg: str) -> bool:
         """True where a column is in percent."""
-        return numbers.is_rate(*(entry.estimate for entry in self.results.legs if entry.leg == leg))
+        return self._rates.get(leg, True)
+
+    @cached_property
+    def _rates(self) -> dict[str, bool]:
+        legs = self.results.legs
+        return {
+            leg: numbers.is_rate(*(entry.estimate for entry in legs if entry.leg == leg)) for leg in COLUMNS
+        }
+
+    def bounds(self, leg: str, bounds: Bounds | None) -> str:
+        """``69.8 to 71.6``: the value with every unscored answer counted as worst and as best."""
+        if bounds is None:
+            return ""
+        form = numbers.percent if self.rate(leg) else numbers.number
+        return f"{form(bounds.low)} to {form(bounds.high)}"
+
+    def off_topic(self, system: str, leg: str) -> float | None:
+        """The share of off-topic answers in the largest part of the leg that tells; they are no merit."""
+        cell = self.leg(system, leg)
+        parts = {part.evaluation for part in cell.parts} if cell else set()
+        rows = [row for row in self.results.components if row.system == system and row.evaluation in parts]
+        rows = [row for row in rows if row.off_topic_share is not None]
+        return max(rows, key=lambda row: row.n_answers).off_topic_share if rows else None
 
     def shared_note(self, leg: str) -> str | None:
         """The note that every cell of a column carries; it is then shown once."""
@@ -160,6 +183,10 @@ class View:
         """Tags of the judges behind several columns, each once."""
         return list({tag.name: tag for leg in legs for tag in self.judges_of_leg(leg)}.values())
 
+    def judge_words(self, system: str, leg: str) -> str:
+        """The judges behind a cell and their agreement, for the table to copy."""
+        return "; ".join(f"{tag.name} {tag.text}" for tag in self.judges_of_leg(leg, [system]))
+
     def marks(self, system: str, evaluations: Iterable[str], judge: str | None = None) -> list[str]:
         """Why a number of this system on these evaluations stands on a circular use."""
         wanted = set(evaluations)
@@ -226,18 +253,22 @@ class View:
     # Comparisons
 
     def difference(self, comparison: Comparison) -> Markup:
-        """A difference on a scale that all comparisons of its table share."""
-        rows = [*self.results.comparisons, *self.results.pairwise]
-        rows = [row for row in rows if self.rate(row.leg) == self.rate(comparison.leg)]
-        reach = 0.02
-        for row in rows:
+        """A difference on a scale that all comparisons in the same unit share."""
+        reach = self._reach[self.rate(comparison.leg)]
+        scale = Scale(-reach, reach, 7.0, 173.0)
+        return charts.difference_strip(self.index(comparison.system), comparison, scale)
+
+    @cached_property
+    def _reach(self) -> dict[bool, float]:
+        """The largest end of an interval or detectable effect, for legs in percent and for others."""
+        reach = {True: 0.02, False: 1e-6}
+        for row in (*self.results.comparisons, *self.results.pairwise):
             ends = [row.difference.value or 0.0, row.minimum_detectable_effect or 0.0]
             if row.difference.interval is not None:
                 ends += [row.difference.interval.low, row.difference.interval.high]
-            reach = max(reach, *(abs(end) for end in ends))
-        return charts.difference_strip(
-            self.index(comparison.system), comparison, Scale(-reach, reach, 7.0, 173.0)
-        )
+            rate = self.rate(row.leg)
+            reach[rate] = max(reach[rate], *(abs(end) for end in ends))
+        return reach
 
     def value(self, leg: str, estimate: Estimate) -> str:
         """A leg's number with the column's unit."""
