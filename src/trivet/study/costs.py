@@ -33,7 +33,10 @@ def costs_of(
 def _costs(
     name: str, rows: Sequence[Measurement], latency: Mapping[str, Any] | None, price: Price | None
 ) -> Costs:
-    prompt, completion = _mean(rows, "input_tokens"), _mean(rows, "output_tokens")
+    # Inspect's input tokens leave out what was found in a cache; our provider gives the whole prompt's.
+    whole = _mean_count(rows, "prompt_tokens")
+    prompt = _mean(rows, "input_tokens") if whole is None else whole
+    completion = _mean(rows, "output_tokens")
     counts = {key: _mean_count(rows, key) for key in COUNTS}
     dollars = None
     if price is not None and prompt is not None and completion is not None:
@@ -50,8 +53,17 @@ def _costs(
         first_token_seconds=statistics.median(first) if first else None,
         peak_memory_bytes=latency["peak_memory_bytes"] if latency else None,
         dollars=dollars,
-        note=f"latency: {len(latency['seconds'])} prompts, one at a time, after warm-up" if latency else None,
+        note=_note(latency, counts["forward_tokens"]),
     )
+
+
+def _note(latency: Mapping[str, Any] | None, forward: float | None) -> str | None:
+    notes = []
+    if latency:
+        notes.append(f"latency: {len(latency['seconds'])} prompts, one at a time, after warm-up")
+    if forward is not None:
+        notes.append("a prefix that several answers share counts once, for the answer that computed it")
+    return "; ".join(notes) or None
 
 
 def _latency(latency: Mapping[str, Any] | None) -> Estimate | None:

@@ -16,9 +16,9 @@ from trivet.study.spec import StudySpec
 
 # Of a time budget: what is neither generated nor scored (loading, analysis, report), and its least seconds.
 RESERVED, RESERVED_SECONDS = 0.12, 8.0
-SMALLEST_MAX_TOKENS = 48
+SMALLEST_MAX_TOKENS = 64
 PILOT = 4  # prompts an evaluation that measure the speed; their answers are kept
-ENOUGH = 40  # prompts an evaluation, below which shorter answers are preferred to fewer prompts
+ENOUGH = 25  # prompts an evaluation, below which shorter answers are preferred to fewer prompts
 
 
 @dataclass(frozen=True)
