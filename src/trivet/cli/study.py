@@ -37,12 +37,20 @@ def command() -> None:
     """
 
 
+_grader = click.option(
+    "--grader", multiple=True, help="Model for the role `grader`; given several times, a panel."
+)
+
+
 @command.command("plan")
 @_study
 @_store_option
 @_minutes
+@_grader
 @_json
-def plan(study: Path, store: Path | None, minutes: float | None, as_json: bool) -> None:
+def plan(
+    study: Path, store: Path | None, minutes: float | None, grader: tuple[str, ...], as_json: bool
+) -> None:
     """Show the steps of a study with their estimates, and run none.
 
     The speed of this machine is measured on a few prompts, whose answers are kept for the run.
@@ -55,7 +63,9 @@ def plan(study: Path, store: Path | None, minutes: float | None, as_json: bool) 
     from trivet.study.driver import plan_study
     from trivet.study.show import print_plan
 
-    made = plan_study(study, _store(study, store), minutes=minutes, console=console(stderr=True))
+    made = plan_study(
+        study, _store(study, store), minutes=minutes, grader=grader, console=console(stderr=True)
+    )
     if as_json:
         print_json(made.as_json())
     else:
@@ -66,9 +76,17 @@ def plan(study: Path, store: Path | None, minutes: float | None, as_json: bool) 
 @_study
 @_store_option
 @_minutes
+@_grader
 @click.option("--quiet", is_flag=True, help="No progress and no table.")
 @_json
-def run(study: Path, store: Path | None, minutes: float | None, quiet: bool, as_json: bool) -> None:
+def run(
+    study: Path,
+    store: Path | None,
+    minutes: float | None,
+    grader: tuple[str, ...],
+    quiet: bool,
+    as_json: bool,
+) -> None:
     """Run what is not finished yet, and write report.html.
 
     Interrupted at any instant, the same command goes on; run again, a finished study changes nothing. The
@@ -78,12 +96,18 @@ def run(study: Path, store: Path | None, minutes: float | None, quiet: bool, as_
     Examples:
       trivet study run study.yaml --store results
       trivet study run examples/quickstart.yaml --store quickstart --minutes 10
+      trivet study run study.yaml --grader openai/gpt-5-mini
     """
     from trivet.study.driver import run_study
     from trivet.study.show import print_results
 
     outcome = run_study(
-        study, _store(study, store), minutes=minutes, console=console(stderr=True), show=not quiet
+        study,
+        _store(study, store),
+        minutes=minutes,
+        grader=grader,
+        console=console(stderr=True),
+        show=not quiet,
     )
     if as_json:
         print_json(outcome.results.to_json())

@@ -1,6 +1,6 @@
 """A study from its file to its report: the driver behind ``trivet study plan`` and ``trivet study run``."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,10 +70,13 @@ class Study:
         return tuple(found)
 
 
-def open_study(path: Path) -> Study:
+def open_study(path: Path, *, grader: str | Sequence[str] | None = None) -> Study:
     """Read the study and open all that it names.
 
     A system, or an evaluation, that cannot be opened is a failure of its own and does not stop the others.
+
+    Args:
+        grader: models for Inspect's role ``grader``, in place of the study's.
 
     Raises:
         ConfigError: the study file is wrong.
@@ -81,6 +84,8 @@ def open_study(path: Path) -> Study:
             is raised as it is.
     """
     spec = load_study(path)
+    if grader:
+        spec = spec.model_copy(update={"grader": grader if isinstance(grader, str) else list(grader)})
     study = Study(spec=spec, base=path.absolute().parent)
     first: TrivetError | None = None
     for entry in spec.evaluations:
@@ -94,9 +99,10 @@ def open_study(path: Path) -> Study:
     for name in spec.systems:
         try:
             study.systems[name] = prepare(name, spec, study.base)
-        except TrivetError as error:
-            first = first or error
-            study.failures[f"system {name}"] = failure_of(error)
+        except Exception as error:  # libraries that load models raise what they like; the others go on
+            known = error if isinstance(error, TrivetError) else _unforeseen(error, f"systems.{name}")
+            first = first or known
+            study.failures[f"system {name}"] = failure_of(known)
     if first is not None and not (study.systems and study.evaluations):
         raise first
     check_circles(study, where=str(path))
@@ -104,6 +110,12 @@ def open_study(path: Path) -> Study:
     study.roles = grader_roles(spec)
     check_budget(spec, study.systems, where=str(path))
     return study
+
+
+def _unforeseen(error: Exception, where: str) -> StudyError:
+    known = StudyError(f"{type(error).__name__}: {error}", where=where)
+    known.__cause__ = error.__cause__
+    return known
 
 
 def evaluation_judges(entry: EvaluationEntry, base: Path) -> tuple[Judge, ...]:
@@ -176,13 +188,20 @@ def grader_roles(spec: StudySpec) -> "dict[str, Model | list[Model]] | None":
     return {"grader": [get_model(name) for name in spec.grader]}
 
 
-def plan_study(path: Path, store: Path, *, minutes: float | None = None, console: Console) -> Plan:
+def plan_study(
+    path: Path,
+    store: Path,
+    *,
+    minutes: float | None = None,
+    grader: str | Sequence[str] | None = None,
+    console: Console,
+) -> Plan:
     """The plan of a study. Its speed is measured where it is not known; those answers are kept.
 
     Raises:
         TrivetError: as ``run_study``.
     """
-    study = open_study(path)
+    study = open_study(path, grader=grader)
     opened = Store(store)
     with opened.driver(), StudyProgress(console, 1) as progress:
         runner = _runner(study, opened, progress)
@@ -190,7 +209,13 @@ def plan_study(path: Path, store: Path, *, minutes: float | None = None, console
 
 
 def run_study(
-    path: Path, store: Path, *, minutes: float | None = None, console: Console, show: bool = True
+    path: Path,
+    store: Path,
+    *,
+    minutes: float | None = None,
+    grader: str | Sequence[str] | None = None,
+    console: Console,
+    show: bool = True,
 ) -> Outcome:
     """Run what is not finished, and write the report.
 
@@ -200,7 +225,7 @@ def run_study(
         StudyError: it cannot be planned, or a use is circular.
         KeyboardInterrupt: Ctrl-C; finished answers are kept.
     """
-    study = open_study(path)
+    study = open_study(path, grader=grader)
     opened = Store(store)
     with opened.driver(), StudyProgress(console, 1, show=show) as progress:
         runner = _runner(study, opened, progress)

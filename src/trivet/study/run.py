@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trivet._files import write_json
-from trivet.errors import StudyError, TrivetError
+from trivet.errors import StoreError, StudyError, TrivetError
 from trivet.study.address import Description, changed_versions, derived_seed, package_versions
 from trivet.study.evaluations import Evaluation, sample_text
 from trivet.study.generate import Failure, Job, failure_of, generate
@@ -198,7 +198,9 @@ class Runner:
                         self._ask(system, max_tokens), prompts, on_answer=self.progress.sample
                     )
                     write_json(draft.folder / LATENCY, asdict(measured))
-            except TrivetError as error:
+            except StoreError:
+                raise
+            except Exception as error:  # whatever an endpoint's client raises; the others go on
                 self.failures[step] = failure_of(error)
                 self.progress.say(f"failed: {step}: {self.failures[step].error}")
             self.progress.finished()
@@ -288,6 +290,8 @@ class Runner:
             with self.store.writing(cell.generation, study=self.spec.name, step=step) as draft:
                 write_eval_log(log, str(draft.folder / ANSWERS))
             cell.answers = self.find(cell.generation.address)
+        except StoreError:
+            raise
         except TrivetError as error:
             self.fail(cell, step, failure_of(error))
         self.progress.finished()
@@ -306,6 +310,8 @@ class Runner:
                     model = None if cell.system.logs else cell.system.model
                     score_log(source, draft.folder / SCORED, cell.evaluation, model=model, roles=self.roles)
             cell.scored = self.find(cell.scoring.address)
+        except StoreError:
+            raise
         except TrivetError as error:
             self.fail(cell, step, failure_of(error))
 

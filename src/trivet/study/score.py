@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from inspect_ai import score as inspect_score
 from inspect_ai.log import EvalLog, read_eval_log, write_eval_log
 
-from trivet.errors import DataError, StudyError
+from trivet.errors import DataError, StudyError, TrivetError
 from trivet.study.evaluations import Evaluation
 from trivet.study.generate import is_unanswerable
 
@@ -50,6 +50,8 @@ def score_log(
             display="none",
             copy=False,
         )
+    except TrivetError:
+        raise
     except Exception as error:  # scorers are anybody's code; the step fails and names the cause
         raise StudyError(
             f"scoring failed: {type(error).__name__}: {error}", where=f"evaluation {evaluation.label}"
