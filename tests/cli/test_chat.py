@@ -152,8 +152,12 @@ def test_ctrl_c_stops_the_answer_and_twice_leaves(tiny_model_folder: Path) -> No
             pytest.fail("Ctrl-C never stopped an answer")
         terminal.type("/reset\n")
         terminal.wait_for("forgotten")
+        terminal.wait_for("> ")
+        time.sleep(1)  # CPython misses a signal between writing its prompt and waiting for a key
         terminal.type("\x03")
         terminal.wait_for("again leaves")
+        terminal.wait_for("> ")
+        time.sleep(1)  # CPython misses a signal between writing its prompt and waiting for a key
         terminal.type("\x03")
         assert terminal.process.wait(timeout=30) == 0
     finally:
