@@ -13,6 +13,7 @@ from trivet.study.results import COLUMNS, Estimate, StudyResults
 from trivet.study.store import Store
 
 RESULTS = "results.json"
+NOTES = 8  # shown in the terminal
 
 
 def read_results(path: Path) -> StudyResults:
@@ -114,8 +115,10 @@ def print_results(results: StudyResults, console: Console) -> None:
         console.print(f"failed: {printable(failed.step)}: {printable(failed.error)}")
         if failed.fix:
             console.print(f"  → {printable(failed.fix)}")
-    for warning in results.warnings:
+    for warning in results.warnings[:NOTES]:
         console.print(f"note: {printable(warning)}")
+    if len(results.warnings) > NOTES:
+        console.print(f"{len(results.warnings) - NOTES} more notes are in the report")
 
 
 def print_diff(diff: StudyDiff, console: Console) -> None:
