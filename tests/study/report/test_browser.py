@@ -6,6 +6,7 @@ folder in ``TRIVET_SCREENSHOTS`` where that is set, otherwise to pytest's tempor
 
 import base64
 import os
+import random
 import shutil
 import subprocess
 import time
@@ -310,6 +311,25 @@ def test_it_fits_the_screen_and_is_readable(browser, tmp_path, pictures, results
     assert browser.run(_OVERLAPS) == [], "labels of a chart collide"
     assert browser.run(_CONTRAST) == [], "text below 4.5:1"
     browser.picture(pictures / f"report-{scheme}-{width}.png")
+
+
+def test_many_systems_with_long_names_keep_their_labels_apart(browser, tmp_path, pictures, results):
+    random_ = random.Random(2)
+    levels = {
+        f"system-with-a-long-name-{number}": (
+            random_.uniform(0.3, 0.5),
+            random_.uniform(0.4, 0.6),
+            random_.uniform(0.6, 0.9),
+            0.3,
+        )
+        for number in range(9)
+    }
+    path = tmp_path / "report.html"
+    path.write_text(render(results(levels=levels), []))
+    browser.open(path)
+    assert browser.run(_OVERLAPS) == []
+    assert browser.run("document.documentElement.scrollWidth") <= 1280
+    browser.picture(pictures / "many.png")
 
 
 def test_twenty_thousand_transcripts_stay_usable(browser, tmp_path, results, transcripts):

@@ -119,9 +119,8 @@ def test_systems_differ_in_colour_and_shape():
 
 def test_names_are_escaped_and_shortened_in_the_middle():
     name = "<script>alert(1)</script>\x00\u202e"
-    root = parse(charts.pareto_plot(
-        [charts.Point(0, name, estimate(0.2), estimate(0.2), on_front=True)], charts.Axis("x"), charts.Axis("y")
-    ))  # fmt: skip
+    point = charts.Point(0, name, estimate(0.2), estimate(0.2), on_front=True)
+    root = parse(charts.pareto_plot([point], charts.Axis("x"), charts.Axis("y")))
     assert "script" not in {node.tag for node in root.iter()}
     assert "␀[U+202E]" in root.find("title").text
     assert charts.short("system-with-a-long-name-7") == "system-wi…ong-name-7"
