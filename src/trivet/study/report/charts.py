@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from trivet.study.report.labels import GLYPH, Box, place, spread
+from trivet.study.report.labels import Box, place, spread
 from trivet.study.report.numbers import interval, number, percent, points
 from trivet.study.report.svg import Scale, colour_class, element, figure, marker, span
 from trivet.study.results import Bounds, Comparison, Estimate
 
 _SIZE = 12.0  # of text, in the charts' own pixels
+_BOLD_GLYPH = 0.66  # average width of a bold glyph, as a share of the size
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def pareto_plot(systems: Sequence[Point], x_axis: Axis, y_axis: Axis) -> Markup:
             parts.append(element("line", x1=x, x2=x, y1=low, y2=high, class_=kind))
             whiskers.append(Box(x - 1, high, x + 1, low))
     parts += [marker(point.index, x, y, 6) for point, x, y in placed]
-    texts = [short(point.name) for point in systems]
+    texts = [short(point.name, 20 if len(systems) <= 6 else 12) for point in systems]
     boxes = place([(x, y) for _, x, y in placed], texts, frame, size=_SIZE, avoid=whiskers)
     for (point, x, y), text, spot in zip(placed, texts, boxes, strict=True):
         box = spot.box
@@ -212,7 +213,7 @@ def all_legs(
     """
     width, height = 460.0, 340.0
     top, bottom, left = 44.0, height - 22.0, 72.0
-    label_width = max([len(short(name)) for _, name, _, _ in systems] + [6]) * _SIZE * GLYPH * 1.1
+    label_width = max([len(short(name, 17)) for _, name, _, _ in systems] + [6]) * _SIZE * _BOLD_GLYPH
     right = width - label_width - 44
     found = [
         estimate for _, _, row, _ in systems for estimate in row if estimate and estimate.value is not None
@@ -264,7 +265,7 @@ def all_legs(
         start = width - label_width - 4
         parts.append(element("line", x1=x + 7, y1=y, x2=start - 4, y2=label_y, class_="leader"))
         kind = "label strong" if on_front else "label"
-        parts.append(element("text", short(name), x=start, y=label_y + 4, class_=kind))
+        parts.append(element("text", short(name, 17), x=start, y=label_y + 4, class_=kind))
     return figure(width, height, f"All of {', '.join(titles)} for each system", *parts)
 
 
