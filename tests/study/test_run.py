@@ -95,6 +95,16 @@ class TestOneStudy:
         component = next(row for row in results.components if row.system == "plain")
         assert component.estimate.value == pytest.approx(sum(expected) / len(expected))
 
+    @pytest.mark.slow
+    def test_changed_package_versions_warn_and_generate_nothing_again(self, write_study, store, monkeypatch):
+        run(write_study(), store)
+        from trivet.study import run as module
+
+        monkeypatch.setattr(module, "package_versions", lambda: {"torch": "99"})
+        again = run(write_study(), store).results
+        assert any("torch" in text and "→ 99" in text for text in again.warnings)
+        assert journal_lines(store) == 24
+
 
 class TestFailures:
     def test_a_failed_step_does_not_stop_the_others(self, write_study, store, tmp_path):

@@ -168,8 +168,7 @@ def check_budget(spec: StudySpec, systems: Mapping[str, Prepared], *, where: str
     if spec.max_cost is None:
         return
     for name, system in systems.items():
-        model = system.system.spec.model if system.system is not None else ""
-        if model.startswith(("openai:", "inspect:")) and name not in spec.prices:
+        if system.remote and name not in spec.prices:
             raise StudyError(
                 f"max_cost is set, and {name} answers through an endpoint whose price is not known",
                 where=where,

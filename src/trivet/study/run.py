@@ -5,7 +5,7 @@ Finished steps are found by their address and never run twice; a step that fails
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -197,6 +197,8 @@ class Runner:
                     measured = measure_latency(
                         self._ask(system, max_tokens), prompts, on_answer=self.progress.sample
                     )
+                    if system.remote:
+                        measured = replace(measured, peak_memory_bytes=None)
                     write_json(draft.folder / LATENCY, asdict(measured))
             except StoreError:
                 raise

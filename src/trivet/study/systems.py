@@ -43,6 +43,11 @@ class Prepared:
         """Whether its engine takes a seed."""
         return self.system is not None and self.system.engine.capabilities.seed
 
+    @property
+    def remote(self) -> bool:
+        """Whether it answers through an endpoint, whose memory is not ours to measure."""
+        return self.system is not None and self.system.spec.model.startswith(("openai:", "inspect:"))
+
     def model(self) -> "Model":
         """A fresh Inspect model that answers as this system."""
         from inspect_ai.model import get_model
