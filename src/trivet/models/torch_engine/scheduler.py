@@ -75,12 +75,11 @@ class Scheduler:
                 self._admit()
                 for name, runner in self._runners.items():
                     # Rows that need the first blocks only go apart, so that they stop there.
-                    for shallow in (False, True):
-                        rows = [
-                            row
-                            for row in self._active
-                            if row.model == name and (row.depth is not None) == shallow
-                        ]
+                    mine = [row for row in self._active if row.model == name]
+                    for rows in (
+                        [row for row in mine if row.depth is None],
+                        [row for row in mine if row.depth is not None],
+                    ):
                         if rows:
                             self._step(runner, rows)
             except Exception as error:  # nobody may be left waiting for a thread that has died

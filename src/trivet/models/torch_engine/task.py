@@ -1,6 +1,5 @@
 """One request under way: its program, what the program waits for, and its answer."""
 
-import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, InvalidStateError
@@ -10,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from trivet._validation import did_you_mean
-from trivet.errors import ContextLengthError, EngineError, UnsupportedError
+from trivet.errors import EngineError, UnsupportedError
 from trivet.models.engine import Completion, Handle, Request, Usage
 from trivet.models.gated_answer import GatedAnswer
 from trivet.models.operations import (
@@ -20,16 +18,15 @@ from trivet.models.operations import (
     Extend,
     Hidden,
     Judge,
-    Next,
     Operation,
     Program,
     ProgramContext,
     Score,
     Tokens,
 )
-from trivet.models.torch_engine.detokenizer import Detokenizer
 from trivet.models.torch_engine.loading import LoadedModel
-from trivet.models.torch_engine.rows import ExtendRow, HiddenRow, NextRow, Row, ScoreRow
+from trivet.models.torch_engine.row_maker import RowMaker
+from trivet.models.torch_engine.rows import ExtendRow, Row
 
 
 @dataclass(eq=False)
@@ -77,14 +74,12 @@ class Task:
         self.rows: list[Row] = []
         self.held: list[tuple[str, Any]] = []
         self.finished = False
-        self._models, self._own = models, models[""]
-        self._layer_count = layer_count
+        self._own = models[""]
+        self._maker = RowMaker(request, prompt, number, models, layer_count, self.answer.append)
         self._operation: Operation | None = None
-        self._operations = 0
         self._program: Program | None = None
         self._started = time.perf_counter()
         self._first: float | None = None
-        self._lock = threading.Lock()
 
     @property
     def judging(self) -> Judge | None:
@@ -120,7 +115,6 @@ class Task:
                 break
             result, failure = None, None
             self._operation = operation
-            self._operations += 1
             try:
                 if isinstance(operation, Judge):
                     self.usage.judge_calls += len(operation.chats)
@@ -128,7 +122,7 @@ class Task:
                 if isinstance(operation, Commit):
                     self.answer.add(operation.continuation)
                     continue
-                self.rows = self._make_rows(operation)
+                self.rows = self._maker.make(operation)
             except UnsupportedError:
                 raise
             except EngineError as error:
@@ -202,129 +196,3 @@ class Task:
         if self._program is not None:
             with suppress(Exception):  # a program that misbehaves while it is closed has had its say
                 self._program.close()
-
-    def _make_rows(self, operation: Operation) -> list[Row]:
-        match operation:
-            case Extend():
-                return self._extend_rows(operation)
-            case Score():
-                return self._score_rows(operation)
-            case Next():
-                return self._next_rows(operation)
-            case Hidden():
-                return self._hidden_rows(operation)
-        raise UnsupportedError(f"this engine has no operation {type(operation).__name__}")
-
-    def _extend_rows(self, operation: Extend) -> list[Row]:
-        if operation.commit and operation.n != 1:
-            raise EngineError("Extend(commit=True) needs n = 1")
-        self._check(operation.prefix, 1)
-        if operation.max_tokens < 1:
-            return []
-        request, own = self.request, self._own
-        streams = operation.commit and (request.on_text is not None or bool(request.hooks.gates))
-        watched = streams or any(operation.stop)
-        rows: list[Row] = []
-        for index in range(operation.n):
-            rows.append(
-                ExtendRow(
-                    list(operation.prefix),
-                    (self.number, index),
-                    activations=request.hooks.activations,
-                    prefix=operation.prefix,
-                    prompt_length=self._prompt_length(operation.prefix),
-                    room=operation.max_tokens,
-                    max_tokens=operation.max_tokens,
-                    context_length=own.context_length,
-                    sampling=operation.sampling,
-                    top_logprobs=operation.top_logprobs,
-                    transforms=request.hooks.logits,
-                    random=np.random.default_rng([abs(request.seed), 2, self._operations, index]),
-                    eos=own.eos,
-                    text=Detokenizer(own.decode, operation.stop) if watched else None,
-                    on_piece=self.answer.append if streams else None,
-                    decode=own.decode,
-                )
-            )
-        return rows
-
-    def _score_rows(self, operation: Score) -> list[Row]:
-        rows: list[Row] = []
-        for index, continuation in enumerate(operation.continuations):
-            tokens = (*operation.prefix, *continuation)
-            self._check(operation.prefix, 1)
-            self._check(tokens, 0)
-            if continuation:
-                rows.append(
-                    ScoreRow(
-                        list(tokens[:-1]),
-                        (self.number, index),
-                        activations=self.request.hooks.activations,
-                        prefix_length=len(operation.prefix),
-                        continuation=continuation,
-                    )
-                )
-        return rows
-
-    def _next_rows(self, operation: Next) -> list[Row]:
-        self._check(operation.prefix, 0)
-        rows: list[Row] = []
-        for index, name in enumerate(operation.models):
-            if name not in self._models:
-                raise UnsupportedError(
-                    f"no model {name!r} is loaded beside this one", hint=did_you_mean(name, self._models)
-                )
-            own = name == "" and operation.prefix[: len(self.prompt)] == self.prompt
-            rows.append(
-                NextRow(
-                    list(operation.prefix),
-                    (self.number, index),
-                    model=name,
-                    activations=self.request.hooks.activations if name == "" else (),
-                    prompt_length=len(self.prompt),
-                    transforms=self.request.hooks.logits if own else (),
-                )
-            )
-        return rows
-
-    def _hidden_rows(self, operation: Hidden) -> list[Row]:
-        self._check(operation.tokens, 0)
-        count, length = self._layer_count(), len(operation.tokens)
-        if operation.positions == () or not operation.layers:
-            raise EngineError("Hidden needs at least one layer and one position (None is their mean)")
-        for layer in operation.layers:
-            if not 0 <= layer <= count:
-                raise EngineError(f"layer {layer} is not there: the model has layers 0 to {count}")
-        deepest, positions = max(operation.layers), operation.positions
-        if positions is not None:
-            for position in positions:
-                if not -length <= position < length:
-                    raise EngineError(f"position {position} is outside the {length} tokens")
-            positions = tuple(position % length for position in positions)
-        return [
-            HiddenRow(
-                list(operation.tokens),
-                (self.number, 0),
-                activations=self.request.hooks.activations,
-                depth=None if self.request.hooks.activations or deepest == count else deepest,
-                layers=operation.layers,
-                positions=positions,
-            )
-        ]
-
-    def _prompt_length(self, prefix: Tokens) -> int:
-        return len(self.prompt) if prefix[: len(self.prompt)] == self.prompt else len(prefix)
-
-    def _check(self, tokens: Tokens, room: int) -> None:
-        context = self._own.context_length
-        if not tokens:
-            raise EngineError("a prefix must have at least one token")
-        if len(tokens) + room > context:
-            raise ContextLengthError(
-                f"{len(tokens)} tokens do not fit the model's context of {context}",
-                where=self._own.where,
-                hint="shorten the prompt",
-            )
-        vocabulary = self._own.model.get_input_embeddings().weight.shape[0]
-        if min(tokens) < 0 or max(tokens) >= vocabulary:
-            raise EngineError(f"a token id is outside the vocabulary of {vocabulary}")
