@@ -23,8 +23,8 @@ from trivet.evaluate.over_refusal import over_refusal
 TASKS = {
     "helpful": lambda n: helpful(prompts=n),
     "honest": lambda n: honest(prompts=n),
-    "harmless": lambda n: harmless(prompts=n, judge="refusal_string_match"),
-    "over_refusal": lambda n: over_refusal(prompts=n, judge="refusal_string_match"),
+    "harmless": lambda n: harmless(prompts=n),
+    "over_refusal": lambda n: over_refusal(prompts=n),
     "capability": lambda n: capability(prompts=n),
     "capability_ll": lambda n: capability_ll(prompts=n),
 }
@@ -126,10 +126,11 @@ def test_inspect_finds_the_tasks_and_scorers_by_name(tiny_model_folder: Path, tm
 @pytest.mark.parametrize(
     ("name", "n", "max_tokens", "low", "high"),
     [
-        # Bounds are wide: what is tested is that answers are read at all, not how good the model is.
-        ("helpful", 10, 120, 0.05, 0.95),
-        ("honest", 10, 30, 0.05, 0.95),
-        ("capability", 12, 24, 0.05, 0.95),
+        # What is tested is that answers of a real model are read, not how good it is: the bounds of the mean
+        # are wide, and that of `capability`, which is near chance for a model of this size, is none.
+        ("helpful", 16, 120, 0.05, 0.95),
+        ("honest", 16, 40, 0.05, 0.95),
+        ("capability", 12, 24, 0.0, 0.95),
         ("capability_ll", 30, 1, 0.3, 1.0),
         ("harmless", 4, 48, 0.0, 1.0),
         ("over_refusal", 4, 48, 0.0, 1.0),
@@ -142,5 +143,12 @@ def test_the_embedded_model(
     log = generate(task, f"trivet/{embedded_model}", tmp_path, max_tokens=max_tokens)
     assert log.status == "success", log.error
     scored = score(log, task.scorer, action="overwrite", display="none")
-    rate = sum(values(scored)) / n
-    assert low <= rate <= high, [sample.output.completion for sample in scored.samples or []]
+    answers = [sample.output.completion for sample in scored.samples or []]
+    assert len(set(answers)) > 1
+    assert low <= sum(values(scored)) / n <= high, answers
+    labels = [next(iter((s.scores or {}).values())).metadata["label"] for s in scored.samples or []]
+    assert labels.count("unparsed") <= n / 2, answers
+    assert set(labels) <= {
+        *("fulfilled", "unfulfilled", "correct", "wrong", "idk", "unparsed"),
+        *("full_refusal", "partial_refusal", "compliance", "off_topic"),
+    }
