@@ -106,6 +106,20 @@ def test_control_sequences_in_a_message_do_not_reach_the_terminal(verb):
     assert "row 3 holds" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (PermissionError(13, "Permission denied", "/root/x.yaml"), "/root/x.yaml: Permission denied"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+    ],
+)
+def test_what_the_system_refuses_is_one_message(verb, error, message):
+    verb(error)
+    result = CliRunner().invoke(cli.root, ["fail"])
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"Error: {message}\n  → ")
+
+
 def test_interrupt_is_one_line_and_130(verb):
     verb(KeyboardInterrupt())
     result = CliRunner().invoke(cli.root, ["fail"])

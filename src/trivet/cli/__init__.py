@@ -77,6 +77,15 @@ class VerbGroup(click.Group):
             if ctx.params.get("debug"):
                 traceback.print_exc()
             raise UserError(str(error)) from None
+        except OSError as error:
+            if isinstance(error, BrokenPipeError) or error.strerror is None:
+                raise
+            if ctx.params.get("debug"):
+                traceback.print_exc()
+            where = f"{error.filename}: " if error.filename is not None else ""
+            raise UserError(
+                f"{where}{error.strerror}\n  → `trivet --debug …` shows where it happened"
+            ) from None
         except KeyboardInterrupt:
             if ctx.params.get("debug"):
                 traceback.print_exc()
