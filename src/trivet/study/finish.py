@@ -18,6 +18,7 @@ from trivet._files import canonical_json, sha256_text
 from trivet.errors import StudyError
 from trivet.study.address import Description, derived_seed, package_versions
 from trivet.study.analysis import analyse
+from trivet.study.cell import Cell
 from trivet.study.costs import costs_of
 from trivet.study.environment import environment_of
 from trivet.study.measurements import Measurement
@@ -33,7 +34,7 @@ from trivet.study.report import (
     write_transcripts,
 )
 from trivet.study.results import EvaluationInfo, FailedStep, Mark, StudyResults, SystemInfo
-from trivet.study.run import LATENCY, SCORED, Cell, Runner
+from trivet.study.run import LATENCY, SCORED, Runner
 from trivet.study.store import Store, disk_error
 
 if TYPE_CHECKING:
@@ -178,7 +179,12 @@ def _system_info(study: "Study", name: str) -> SystemInfo:
     engine = facts.get("engine", {})
     words = ", ".join(str(engine[key]) for key in ("engine", "device", "dtype") if key in engine)
     sources = {key.removeprefix("source_"): value for key, value in engine.items() if "source" in key}
-    source = "; ".join(f"{key}: {value}" for key, value in sources.items())
+    source = "; ".join(
+        ", ".join(f"{part}: {text}" for part, text in value.items())
+        if isinstance(value, dict)
+        else str(value)
+        for value in sources.values()
+    )
     spec = prepared.system.spec.model_dump(mode="json") if prepared.system else {"logs": facts.get("logs")}
     return SystemInfo(
         name=name,
