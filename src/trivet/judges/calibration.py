@@ -43,8 +43,8 @@ class Calibration:
     """A judge against labels.
 
     ``labels`` and ``verdicts`` are aligned and hold the answers that could be scored; ``unscored`` counts the
-    others by reason, ``fitted_on`` those left out since the judge was fitted on their prompts. ``systems_p`` is the p-value of "the judge errs equally often on every system" (``None``
-    with one system).
+    others by reason, ``fitted_on`` those left out since the judge was fitted on their prompts. ``systems_p``
+    is the p-value of ``errors_differ`` (``None`` with one system).
     """
 
     judge: str
@@ -101,8 +101,8 @@ def calibrate(
     rows = [row for row in rows if prompt_digest(row.prompt) not in judge.training_prompts]
     if not rows:
         raise JudgeError(
-            f"the judge {judge.name!r} was fitted on the prompts of all {given} answers; what it was fitted on "
-            "does not measure it",
+            f"the judge {judge.name!r} was fitted on the prompts of all {given} answers, so they do not "
+            "measure it",
             hint="label answers to other prompts, for example with `trivet judges sample`",
         )
     chats = [_chat(row) for row in rows]
@@ -174,7 +174,7 @@ def compare(
         events={name: _event(labels, verdicts, members) for name, members in events.items()},
         by_system=by_system,
         errors=errors,
-        systems_p=errors_differ(wrong, systems, generator) if len(errors) > 1 else None,
+        systems_p=errors_differ(wrong, systems, labels, generator) if len(errors) > 1 else None,
         unscored=dict(unscored or {}),
     )
 
@@ -232,28 +232,33 @@ def kappas(counts: NDArray[np.float64], tables: NDArray[np.float64]) -> NDArray[
 def errors_differ(
     wrong: NDArray[np.bool_],
     systems: Sequence[str],
+    labels: Sequence[str],
     generator: np.random.Generator,
     *,
-    permutations: int = 10_000,
+    permutations: int = 2000,
 ) -> float:
-    """p-value of "the judge errs equally often on every system".
+    """p-value of "among answers of one label, the judge errs equally often on every system".
 
-    A permutation test of Pearson's chi-square statistic over the systems' error rates (Good 2005,
-    *Permutation, Parametric and Bootstrap Tests of Hypotheses*), with the observed arrangement counted in.
+    Sensitivity and specificity are error rates given the label, and it is they that a correction needs to be
+    equal. The statistic is Pearson's chi-square of errors by system, summed over labels; errors are permuted
+    within each label (Good 2005, *Permutation, Parametric and Bootstrap Tests of Hypotheses*), and the
+    observed arrangement counts as one.
     """
-    names, codes = np.unique(np.array(systems), return_inverse=True)
-    sizes = np.bincount(codes, minlength=len(names))
-    rate = wrong.mean()
-    if rate in (0.0, 1.0):
-        return 1.0
-
-    def statistic(order: NDArray[np.bool_]) -> float:
-        found = np.bincount(codes, weights=order, minlength=len(names))
-        return float(((found - sizes * rate) ** 2 / sizes).sum())
-
-    observed = statistic(wrong)
-    beyond = sum(statistic(generator.permutation(wrong)) >= observed - 1e-12 for _ in range(permutations))
-    return (1 + beyond) / (1 + permutations)
+    codes = np.unique(np.array(systems), return_inverse=True)[1]
+    truth = np.array(labels)
+    beyond = np.zeros(permutations + 1)
+    for label in np.unique(truth):
+        errors, of_system = wrong[truth == label].astype(np.float64), codes[truth == label]
+        rate = errors.mean()
+        if rate in (0.0, 1.0):
+            continue
+        member = np.eye(codes.max() + 1)[of_system]
+        sizes = member.sum(axis=0)
+        shuffled = generator.permuted(np.tile(errors, (permutations, 1)), axis=1)
+        counts = np.concatenate([errors[None], shuffled]) @ member
+        expected = np.maximum(sizes * rate, 1e-12)
+        beyond += ((counts - sizes * rate) ** 2 / expected).sum(axis=1) / (1 - rate)
+    return float((beyond >= beyond[0] - 1e-9).mean())
 
 
 def estimate_json(estimate: Estimated) -> dict[str, Any]:

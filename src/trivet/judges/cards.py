@@ -206,7 +206,9 @@ def calibration_lines(calibration: Calibration) -> list[str]:
         lines.append(f"{system}: {wrong} of {total} wrong; {rates}")
     if calibration.systems_p is not None:
         verdict = "differ" if calibration.systems_p < 0.05 else "are not seen to differ"
-        lines.append(f"errors {verdict} between systems (permutation test, p = {calibration.systems_p:.4f})")
+        lines.append(
+            f"error rates given the label {verdict} between systems (p = {calibration.systems_p:.4f})"
+        )
     return lines
 
 
@@ -219,9 +221,12 @@ def _by_system(calibration: Calibration) -> list[str]:
     p = (
         ""
         if calibration.systems_p is None
-        else f" (errors equally frequent: p = {calibration.systems_p:.2f})"
+        else f" (equal error rates given the label: p = {calibration.systems_p:.2f})"
     )
-    return [f"Wrong labels by system: {shares}{p}."]
+    return [
+        f"Wrong labels by system: {shares}{p}. Where the rates differ, "
+        "correcting another system's figures by them is not safe: label some of its answers."
+    ]
 
 
 def _matrix(calibration: Calibration) -> list[str]:
