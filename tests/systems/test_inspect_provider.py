@@ -179,6 +179,14 @@ def test_a_field_that_cannot_be_honoured_fails_the_request(yaml_path: Path) -> N
         ask(model, reasoning_effort="high")
 
 
+def test_what_an_engine_cannot_honour_is_refused_by_name() -> None:
+    endpoint = get_model("trivet/inspect:mockllm/model", memoize=False)
+    with pytest.raises(UnsupportedError, match=r"GenerateConfig\.seed"):
+        ask(endpoint, seed=3)
+    with pytest.raises(UnsupportedError, match=r"GenerateConfig\.logprobs"):
+        ask(endpoint, logprobs=True)
+
+
 def test_log_likelihoods_are_offered(yaml_path: Path) -> None:
     api = get_model(f"trivet/{yaml_path}", memoize=False).api
     assert isinstance(api, TrivetAPI)

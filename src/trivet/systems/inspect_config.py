@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from trivet._validation import did_you_mean
 from trivet.errors import UnsupportedError
+from trivet.models.engine import Engine
+from trivet.systems.checks import takes_tokens
 from trivet.systems.spec import SamplingSpec
 
 if TYPE_CHECKING:
@@ -74,6 +76,25 @@ def read_config(config: "GenerateConfig") -> Options:
         top_logprobs=(config.top_logprobs or 0) if config.logprobs else 0,
         one_tool_call=config.parallel_tool_calls is False,
     )
+
+
+def check_options(options: Options, engine: Engine, *, where: str) -> None:
+    """Refuse what this engine cannot honour; sampling settings are checked by the engine itself.
+
+    Raises:
+        UnsupportedError: names the field.
+    """
+    kind = engine.description.get("engine", "chosen")
+    if options.seed is not None and not engine.capabilities.seed:
+        raise UnsupportedError(
+            f"the {kind} engine does not honour GenerateConfig.seed", where=where, hint="leave seed out"
+        )
+    if options.logprobs and not takes_tokens(engine):
+        raise UnsupportedError(
+            f"the {kind} engine shows no tokens, which GenerateConfig.logprobs needs",
+            where=where,
+            hint="use the PyTorch engine (engine: torch)",
+        )
 
 
 def _extra(body: Mapping[str, Any]) -> dict[str, Any]:

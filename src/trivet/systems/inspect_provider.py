@@ -22,7 +22,7 @@ from trivet._validation import did_you_mean, validate
 from trivet.errors import ConfigError
 from trivet.models.operations import Chat
 from trivet.systems.answer import Answer
-from trivet.systems.inspect_config import Options, read_config
+from trivet.systems.inspect_config import Options, check_options, read_config
 from trivet.systems.inspect_messages import completion_choice, to_chat, to_choice, to_schemas, usage_of
 from trivet.systems.spec import SystemSpec, load_spec
 from trivet.systems.system import System
@@ -97,6 +97,7 @@ class TrivetAPI(ModelAPI):
         number, place = self.count_call(), _place()
         options = read_config(config)
         system = await self._system()
+        check_options(options, system.engine, where=system.name)
         seed = request_seed(options.seed or 0, *place, number)
         answers = await _answers(
             system,
