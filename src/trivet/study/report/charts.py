@@ -23,7 +23,6 @@ class Point:
     x: Estimate
     y: Estimate
     on_front: bool
-    is_reference: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,12 @@
 """What the template asks of the results: lookups, charts, and the sentences of the summary."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
 from markupsafe import Markup
 
 from trivet.study.report import charts, numbers
+from trivet.study.report.quality import Quality
 from trivet.study.report.svg import Scale, span, symbol
 from trivet.study.results import (
     COLUMNS,
@@ -18,37 +17,23 @@ from trivet.study.results import (
     Costs,
     Estimate,
     Front,
-    JudgeInfo,
     LegResult,
     StudyResults,
-    SystemInfo,
 )
 
 LegName = Literal["helpful", "honest", "harmless", "capability"]
 
 
-@dataclass(frozen=True)
-class JudgeTag:
-    """The quality of a judge in a few words, to stand beside a number that it made."""
-
-    name: str
-    text: str
-    weak: bool
-    title: str
-
-
-class View:
+class View(Quality):
     """The results, prepared for the template."""
 
     def __init__(self, results: StudyResults) -> None:
-        self.results = results
+        super().__init__(results)
         names = [system.name for system in results.systems]
         for leg in results.legs:
             if leg.system not in names:
                 names.append(leg.system)
         self.names = names
-        self._infos = {system.name: system for system in results.systems}
-        self._judges = {judge.name: judge for judge in results.judges}
         self._costs = {costs.system: costs for costs in results.costs}
         self._against: dict[tuple[str, str], Comparison] = {
             (entry.system, entry.leg): entry for entry in results.comparisons
@@ -63,10 +48,6 @@ class View:
     def symbol(self, system: str) -> Markup:
         """The system's mark."""
         return symbol(self.index(system))
-
-    def info(self, system: str) -> SystemInfo | None:
-        """What is known of a system."""
-        return self._infos.get(system)
 
     def is_reference(self, system: str) -> bool:
         """True for the system that the others are compared with."""
@@ -142,76 +123,6 @@ class View:
         """The system against the reference."""
         return self._against.get((system, leg))
 
-    # Judges and marks
-
-    def judge_tag(self, name: str | None) -> JudgeTag | None:
-        """The judge's measured agreement; ``None`` for rules, which have none to measure."""
-        info = self._judges.get(name or "")
-        if info is None:
-            return None
-        if info.kappa is None or info.kappa.value is None:
-            return JudgeTag(info.name, "agreement not measured", True, f"judge {info.name}")
-        interval = numbers.interval(info.kappa, rate=False)
-        text = f"κ {info.kappa.value:.2f}"
-        where = f"{info.population or 'labelled answers'}, n = {info.n or 0:,}"
-        own = "" if info.own_systems else "; not answers of these systems"
-        low = info.kappa.interval.low if info.kappa.interval else info.kappa.value
-        return JudgeTag(info.name, text, low < 0.4, f"judge {info.name}: {text} {interval}, {where}{own}")
-
-    def judges_of_leg(self, leg: str, systems: Iterable[str] | None = None) -> list[JudgeTag]:
-        """Tags of the judges behind a column, or behind some of its cells."""
-        wanted = set(self.names if systems is None else systems)
-        parts = {
-            (part.evaluation, part.component)
-            for entry in self.results.legs
-            if entry.leg == leg and entry.system in wanted
-            for part in entry.parts
-        }
-        evaluations = {evaluation for evaluation, _ in parts}
-        names: list[str] = []
-        for row in self.results.components:
-            if row.system not in wanted or row.judge is None or row.judge in names:
-                continue
-            if (row.evaluation, row.component) in parts or (
-                row.evaluation in evaluations and (row.evaluation, None) in parts
-            ):
-                names.append(row.judge)
-        tags = (self.judge_tag(name) for name in names)
-        return [tag for tag in tags if tag is not None]
-
-    def judges_of_legs(self, legs: Iterable[str]) -> list[JudgeTag]:
-        """Tags of the judges behind several columns, each once."""
-        return list({tag.name: tag for leg in legs for tag in self.judges_of_leg(leg)}.values())
-
-    def judge_words(self, system: str, leg: str) -> str:
-        """The judges behind a cell and their agreement, for the table to copy."""
-        return "; ".join(f"{tag.name} {tag.text}" for tag in self.judges_of_leg(leg, [system]))
-
-    def marks(self, system: str, evaluations: Iterable[str], judge: str | None = None) -> list[str]:
-        """Why a number of this system on these evaluations stands on a circular use."""
-        wanted = set(evaluations)
-        return [
-            mark.text
-            for mark in self.results.marks
-            if mark.system in (None, system)
-            and (mark.evaluation is None or mark.evaluation in wanted)
-            and (judge is None or mark.judge in (None, judge))
-        ]
-
-    def leg_marks(self, system: str, leg: str) -> list[str]:
-        """The same for a leg: through every evaluation that is part of it."""
-        cell = self.leg(system, leg)
-        if cell is None:
-            return []
-        return self.marks(system, {part.evaluation for part in cell.parts})
-
-    def comparison_marks(self, comparison: Comparison) -> list[str]:
-        """The same for a difference: through either system."""
-        both = self.leg_marks(comparison.system, comparison.leg)
-        return both + [
-            text for text in self.leg_marks(comparison.baseline, comparison.leg) if text not in both
-        ]
-
     # Fronts
 
     def pareto(self, front: Front) -> Markup:
@@ -229,7 +140,6 @@ class View:
                     horizontal.estimate,
                     vertical.estimate,
                     place.on_front,
-                    self.is_reference(place.system),
                 )
             )
         if not points:
@@ -319,10 +229,6 @@ class View:
     def label_bar(self, row: ComponentResult) -> Markup:
         """The answers of a row by label."""
         return charts.label_bar(row.labels, row.n_unscored)
-
-    def judge(self, name: str) -> JudgeInfo | None:
-        """All that is known of a judge."""
-        return self._judges.get(name)
 
     # The summary
 
