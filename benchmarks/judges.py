@@ -1,4 +1,4 @@
-"""How well the judges that ship agree with people, on data that they were not fitted on, and how quick they are.
+"""How well the judges that ship agree with people on data they were not fitted on, and how quick they are.
 
 Needs ``TRIVET_DATA`` (the folders ``xstest-completions`` and ``hh-single-turn``).
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import report
+
 from trivet.data.prompts import prompt_digest
 from trivet.judges import Judge, resolve
 from trivet.judges.calibration import Calibration, LabelledAnswer, calibrate

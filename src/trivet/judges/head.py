@@ -126,7 +126,7 @@ class HeadJudge:
         with self._lock:
             if self._engine is None:
                 engine = get_engine(self.model, device=self._device)
-                if engine.identity != self._fitted_on:
+                if resolve_model(self.model).identity != self._fitted_on:
                     warnings.warn(
                         f"the head {self.name!r} was fitted on other weights than those of {self.model!r} "
                         "here; its measured accuracy does not hold for them",

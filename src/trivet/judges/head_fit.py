@@ -23,6 +23,7 @@ from trivet.judges.hidden_states import StateCache, usable_pairs
 from trivet.judges.logistic import choose_penalty, fit_bradley_terry, grouped_folds
 from trivet.models.cache import cache_folder
 from trivet.models.engines import get_engine
+from trivet.models.names import resolve_model
 from trivet.statistics.interval import Estimated
 from trivet.statistics.proportions import wilson
 
@@ -115,7 +116,7 @@ def fit_head(
         cross_validated=accuracy,
         held_out=held_out,
         training_prompts=frozenset[str]().union(*(prompts_of(chosen[index]) for index in kept)),
-        weights_identity=engine.identity,
+        weights_identity=resolve_model(config.model).identity,
         weights_source=str(description.get("source", description.get("model", engine.name))),
     )
 
