@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from trivet.errors import StoreError
 from trivet.study.address import Description, changed_versions, derived_seed
-from trivet.study.store import MANIFEST, Store
+from trivet.study.manifest import MANIFEST
+from trivet.study.store import Store
 
 texts = st.text(max_size=20)
 plain = st.recursive(
@@ -28,7 +29,7 @@ plain = st.recursive(
 def write(store: Store, description: Description, **files: bytes) -> str:
     with store.writing(description, study="s", step="step") as draft:
         for name, content in files.items():
-            (draft.folder / name).write_bytes(content)
+            (draft / name).write_bytes(content)
     return description.address
 
 
@@ -98,7 +99,7 @@ class TestWriting:
                 pytest.raises(ZeroDivisionError),
                 store.writing(Description("m", 1), study="s", step="x") as draft,
             ):
-                (draft.folder / "half").write_text("half")
+                (draft / "half").write_text("half")
                 raise ZeroDivisionError
             assert list(store.objects.iterdir()) == []
 

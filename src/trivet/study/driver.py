@@ -11,6 +11,7 @@ from trivet.errors import ConfigError, StudyError, TrivetError
 from trivet.judges.base import Judge
 from trivet.judges.resolve import resolve
 from trivet.study.address import derived_seed
+from trivet.study.cell import Cell
 from trivet.study.circular import Circle, Measured, Steered, find_circles, refuse_circles
 from trivet.study.evaluations import Evaluation, anchored_judge, resolve_evaluation
 from trivet.study.finish import Outcome, finish
@@ -19,7 +20,7 @@ from trivet.study.legs import resolve_legs
 from trivet.study.plan import Plan
 from trivet.study.planner import make_plan
 from trivet.study.progress import StudyProgress
-from trivet.study.run import Cell, Runner
+from trivet.study.run import Runner
 from trivet.study.spec import EvaluationEntry, StudySpec, load_study, reference_of
 from trivet.study.store import Store
 from trivet.study.systems import Prepared, prepare

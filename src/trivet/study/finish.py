@@ -69,7 +69,7 @@ def finish(study: "Study", runner: Runner, plan: Plan, cells: Sequence[Cell]) ->
             runner.progress.step("analyse", None),
             runner.store.writing(description, study=study.spec.name, step="analyse") as draft,
         ):
-            _analyse(study, runner, plan, done, failed, draft.folder)
+            _analyse(study, runner, plan, done, failed, draft)
     runner.progress.finished()
     folder = runner.store.folder(description.address)
     report = _show(runner.store, folder)

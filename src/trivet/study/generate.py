@@ -21,6 +21,7 @@ from inspect_ai.model import GenerateConfig, ModelOutput, get_model
 from trivet.errors import StoreError, StudyError
 from trivet.study.evaluations import Evaluation
 from trivet.study.journal import Journal, attach
+from trivet.study.store import DISK_ERRORS, disk_error
 
 if TYPE_CHECKING:
     from inspect_ai.model import Model
@@ -125,6 +126,10 @@ def generate(
     _listeners.append(on_sample)
     try:
         logs = _run(tasks, folder, max_connections, deterministic, roles) if tasks else []
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        raise disk_error(error, folder) from error
     finally:
         _listeners.remove(on_sample)
         for journal in journals:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from trivet._files import write_json
 from trivet.errors import TrivetError
 from trivet.statistics.power import minimum_detectable_effect
+from trivet.study.cell import Cell
 from trivet.study.latency import PROMPTS
 from trivet.study.plan import (
     PILOT,
@@ -28,7 +29,7 @@ from trivet.study.plan import (
     parts,
     plan_key,
 )
-from trivet.study.run import Cell, Runner
+from trivet.study.run import Runner
 from trivet.study.score import score_log
 
 if TYPE_CHECKING:

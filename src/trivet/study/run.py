@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 from trivet._files import write_json
 from trivet.errors import StoreError, StudyError, TrivetError
 from trivet.study.address import Description, changed_versions, derived_seed, package_versions
-from trivet.study.evaluations import Evaluation, sample_text
+from trivet.study.cell import Cell, latency_prompts
 from trivet.study.generate import Failure, Job, failure_of, generate
 from trivet.study.journal import Journal
 from trivet.study.latency import measure_latency
+from trivet.study.manifest import Manifest
 from trivet.study.progress import StudyProgress
 from trivet.study.score import import_log, score_log
 from trivet.study.spec import StudySpec
-from trivet.study.store import Manifest, Store
+from trivet.study.store import Store
 from trivet.study.systems import Prepared
 
 if TYPE_CHECKING:
@@ -28,74 +29,6 @@ if TYPE_CHECKING:
 LATENCY = "latency.json"
 ANSWERS = "answers.eval"
 SCORED = "scored.eval"
-
-
-@dataclass
-class Cell:
-    """One system on one evaluation, and how far it is."""
-
-    system: Prepared
-    evaluation: Evaluation
-    ids: tuple[str, ...]
-    max_tokens: int
-    seed: int
-    deterministic: bool
-    judges: tuple[str, ...] = ()
-    answers: Manifest | None = None
-    scored: Manifest | None = None
-    failure: Failure | None = None
-    failed_step: str = ""
-
-    @property
-    def name(self) -> str:
-        """As it is shown."""
-        return f"{self.system.name} × {self.evaluation.label}"
-
-    @property
-    def journal(self) -> Description:
-        """What determines one answer, apart from its prompt and settings, which are its key."""
-        return Description(
-            method="study/answers",
-            version=1,
-            config={"task": self.evaluation.label, "deterministic": self.deterministic},
-            inputs={"system": self.system.identity},
-            seed=self.seed,
-        )
-
-    @property
-    def generation(self) -> Description:
-        """The generate step."""
-        return Description(
-            method="study/generate",
-            version=1,
-            config={
-                "task": self.evaluation.label,
-                "args": self.evaluation.entry.args,
-                "max_tokens": self.max_tokens,
-                "epochs": self.evaluation.epochs,
-                "deterministic": self.deterministic,
-            },
-            inputs={
-                "system": self.system.identity,
-                "prompts": self.evaluation.rows_digest(self.ids),
-                "task": self.evaluation.source,
-            },
-            seed=self.seed,
-        )
-
-    @property
-    def scoring(self) -> Description:
-        """The score step."""
-        return Description(
-            method="study/score",
-            version=1,
-            config={"args": self.evaluation.entry.args},
-            inputs={
-                "answers": self.generation.address,
-                "task": self.evaluation.source,
-                **{f"judge {number}": identity for number, identity in enumerate(self.judges)},
-            },
-        )
 
 
 @dataclass
@@ -199,7 +132,7 @@ class Runner:
                     )
                     if system.remote:
                         measured = replace(measured, peak_memory_bytes=None)
-                    write_json(draft.folder / LATENCY, asdict(measured))
+                    write_json(draft / LATENCY, asdict(measured))
             except StoreError:
                 raise
             except Exception as error:  # whatever an endpoint's client raises; the others go on
@@ -275,7 +208,7 @@ class Runner:
 
     def _keep(self, cell: Cell, log: Path) -> Manifest | None:
         with self.store.writing(cell.generation, study=self.spec.name, step=f"generate {cell.name}") as draft:
-            log.replace(draft.folder / ANSWERS)
+            log.replace(draft / ANSWERS)
         return self.find(cell.generation.address)
 
     def _read(self, cell: Cell) -> None:
@@ -290,7 +223,7 @@ class Runner:
                 raise StudyError("no log of this system holds it", where=cell.evaluation.label)
             log = import_log(path, cell.evaluation, cell.ids)
             with self.store.writing(cell.generation, study=self.spec.name, step=step) as draft:
-                write_eval_log(log, str(draft.folder / ANSWERS))
+                write_eval_log(log, str(draft / ANSWERS))
             cell.answers = self.find(cell.generation.address)
         except StoreError:
             raise
@@ -307,10 +240,10 @@ class Runner:
                 self.store.writing(cell.scoring, study=self.spec.name, step=step) as draft,
             ):
                 if cell.evaluation.sandbox:  # scored inside its sandbox while it ran
-                    (draft.folder / SCORED).write_bytes(source.read_bytes())
+                    (draft / SCORED).write_bytes(source.read_bytes())
                 else:
                     model = None if cell.system.logs else cell.system.model
-                    score_log(source, draft.folder / SCORED, cell.evaluation, model=model, roles=self.roles)
+                    score_log(source, draft / SCORED, cell.evaluation, model=model, roles=self.roles)
             cell.scored = self.find(cell.scoring.address)
         except StoreError:
             raise
@@ -343,14 +276,3 @@ class Runner:
                 f"max_cost: {self.spent:.4f} of {self.spec.max_cost:g} US dollars are spent",
                 hint="raise max_cost and run again; finished answers are kept and not paid twice",
             )
-
-
-def latency_prompts(cells: Sequence[Cell], count: int) -> list[str]:
-    """The first prompts of each evaluation in turn, ``count`` in all (fewer where there are fewer)."""
-    texts: list[list[str]] = []
-    for cell in cells:
-        samples = cell.evaluation.task(cell.ids[:count]).dataset
-        texts.append([sample_text(sample) for sample in samples])
-    longest = max((len(column) for column in texts), default=0)
-    mixed = [column[row] for row in range(longest) for column in texts if row < len(column)]
-    return mixed[:count]

@@ -14,12 +14,13 @@ Accepted trade-off: an object is renamed into place before its manifest is writt
 leaves a folder without a manifest. It counts as absent, is replaced by the next run and removed by ``gc``.
 """
 
+import errno
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,47 +30,11 @@ from trivet.errors import StoreError
 from trivet.study.address import Description, package_versions
 from trivet.study.index import Index
 from trivet.study.lock import DriverLock
+from trivet.study.manifest import FORMAT, MANIFEST, Manifest, Problem, read_manifest
 
-MANIFEST = "manifest.json"
-FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What one finished step left. ``outputs`` maps a relative path to ``{"sha256", "bytes"}``."""
-
-    address: str
-    description: dict[str, Any]
-    outputs: dict[str, dict[str, Any]]
-    packages: dict[str, str]
-    created: str
-    seconds: float
-    study: str
-    step: str
-    facts: dict[str, Any] = field(default_factory=dict)
-    format: int = FORMAT
-
-    @property
-    def bytes(self) -> int:
-        """Size of all outputs."""
-        return sum(int(output["bytes"]) for output in self.outputs.values())
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that ``verify`` found."""
-
-    address: str
-    what: str
-    hint: str
-
-
-@dataclass
-class Draft:
-    """A folder to write outputs into, and the facts that the manifest will carry."""
-
-    folder: Path
-    facts: dict[str, Any] = field(default_factory=dict)
+DISK_ERRORS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
+)
 
 
 class Store:
@@ -128,7 +93,7 @@ class Store:
         Outputs are compared by size here; ``verify`` reads them in full.
         """
         try:
-            manifest = self._read_manifest(address)
+            manifest = read_manifest(self.folder(address))
         except StoreError:
             return None
         if manifest is None:
@@ -137,30 +102,6 @@ class Store:
             path = self.folder(address) / name
             if not path.is_file() or path.stat().st_size != output["bytes"]:
                 return None
-        return manifest
-
-    def _read_manifest(self, address: str) -> Manifest | None:
-        path = self.folder(address) / MANIFEST
-        try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return None
-        except (OSError, UnicodeDecodeError) as error:
-            raise StoreError(f"cannot be read: {error}", where=str(path)) from None
-        try:
-            values = json.loads(text)
-            digest = values.pop("sha256")
-            if digest != sha256_text(canonical_json(values)):
-                raise ValueError("its own digest does not match")
-            manifest = Manifest(**values)
-            if manifest.address != address:
-                raise ValueError("it belongs to another address")
-            if sha256_text(canonical_json(manifest.description)) != address:
-                raise ValueError("the address does not follow from the description")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StoreError(
-                f"is damaged: {error}", where=str(path), hint="run the study again; the step is done again"
-            ) from None
         return manifest
 
     def addresses(self) -> list[str]:
@@ -188,7 +129,7 @@ class Store:
     # Writing
 
     @contextmanager
-    def writing(self, description: Description, *, study: str, step: str) -> Iterator[Draft]:
+    def writing(self, description: Description, *, study: str, step: str) -> Iterator[Path]:
         """A draft folder that becomes the object when the block ends without an error.
 
         Raises:
@@ -197,17 +138,17 @@ class Store:
         if not self._lock.held:
             raise StoreError("only the driver writes to a store", where=str(self.path))
         address = description.address
-        draft = Draft(self.objects / f".draft-{address}")
+        draft = self.objects / f".draft-{address}"
         started = datetime.now(UTC)
         try:
-            shutil.rmtree(draft.folder, ignore_errors=True)
-            draft.folder.mkdir(parents=True)
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir(parents=True)
             yield draft
-            outputs = _seal(draft.folder)
+            outputs = _seal(draft)
             final = self.folder(address)
             if final.exists():
                 shutil.rmtree(final)
-            draft.folder.replace(final)
+            draft.replace(final)
             manifest = Manifest(
                 address=address,
                 description=description.as_json(),
@@ -217,14 +158,15 @@ class Store:
                 seconds=round((datetime.now(UTC) - started).total_seconds(), 3),
                 study=study,
                 step=step,
-                facts=draft.facts,
             )
             values = asdict(manifest)
             write_json(final / MANIFEST, {**values, "sha256": sha256_text(canonical_json(values))})
         except OSError as error:
+            if error.errno not in DISK_ERRORS:  # an endpoint that went away is an OSError too
+                raise
             raise disk_error(error, self.path) from error
         finally:
-            shutil.rmtree(draft.folder, ignore_errors=True)
+            shutil.rmtree(draft, ignore_errors=True)
         Index(self.path / "index.sqlite").add(manifest)
 
     def link_log(self, source: Path, name: str) -> None:
@@ -304,7 +246,7 @@ class Store:
         redo, clear = "run the study again; the step is done again", "`trivet store gc`, then run again"
         for address in self.addresses():
             try:
-                manifest = self._read_manifest(address)
+                manifest = read_manifest(self.folder(address))
             except StoreError as error:
                 problems.append(Problem(address, f"manifest {error.message}", redo))
                 continue
