@@ -278,6 +278,7 @@ LABEL_COLOURS = {
     "partial_refusal": 1,
     "compliance": 4,
     "off_topic": 3,
+    "unparsed": 3,
 }
 """The colour of each label that Trivet's own evaluations give; bars show the labels in this order."""
 
@@ -286,8 +287,10 @@ def label_colours(labels: Iterable[str]) -> dict[str, str]:
     """The labels in the order of the bars, with the class that colours them."""
     known = [label for label in LABEL_COLOURS if label in set(labels)]
     others = sorted(set(labels) - set(LABEL_COLOURS))
+    taken = {LABEL_COLOURS[label] for label in known}
+    free = [colour for colour in range(6) if colour not in taken] or list(range(6))
     classes = {label: f"label-{LABEL_COLOURS[label]}" for label in known}
-    return {**classes, **{label: f"label-{number_ % 6}" for number_, label in enumerate(others)}}
+    return {**classes, **{label: f"label-{free[at % len(free)]}" for at, label in enumerate(others)}}
 
 
 def label_bar(counts: dict[str, int], unscored: int) -> Markup:

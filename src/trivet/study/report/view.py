@@ -125,6 +125,14 @@ class View(Quality):
 
     # Fronts
 
+    @property
+    def plots(self) -> list[Front]:
+        """The fronts of two legs, each drawn as a plot."""
+        whole = self.results.front
+        if not self.results.pair_fronts and whole is not None and len(whole.axes) == 2:
+            return [whole]
+        return self.results.pair_fronts
+
     def pareto(self, front: Front) -> Markup:
         """A plot of two legs."""
         x, y = front.axes[:2]
