@@ -105,7 +105,6 @@ def fit_head(
     )
     means = np.mean([state for state in read if not isinstance(state, str)], axis=0)
     held_out = _accuracy(states(test, "test answers"), weights) if test else None
-    description = engine.description
     return FittedHead(
         weights=weights,
         bias=-float(means @ weights),
@@ -117,8 +116,15 @@ def fit_head(
         held_out=held_out,
         training_prompts=frozenset[str]().union(*(prompts_of(chosen[index]) for index in kept)),
         weights_identity=resolve_model(config.model).identity,
-        weights_source=str(description.get("source", description.get("model", engine.name))),
+        weights_source=_source(engine.description, engine.name),
     )
+
+
+def _source(description: Mapping[str, Any], name: str) -> str:
+    source = description.get("source")
+    if not isinstance(source, Mapping):
+        return str(source or name)
+    return ", ".join(str(source[key]) for key in ("model", "source", "weights") if source.get(key))
 
 
 def prompts_of(pair: Pair) -> frozenset[str]:
