@@ -88,7 +88,7 @@ def print_results(results: StudyResults, console: Console) -> None:
         legs = [results.leg(system.name, leg) for leg in COLUMNS]
         place, cost = places.get(system.name), costs.get(system.name)
         table.add_row(
-            printable(system.name) + (" (reference)" if system.name == results.reference else ""),
+            printable(system.name) + ("\n(reference)" if system.name == results.reference else ""),
             *[_estimate(leg.estimate, lines=True) if leg else "–" for leg in legs],
             f"{place.probability:.2f}" if place else "–",
             f"{cost.forward_tokens:.0f}" if cost and cost.forward_tokens is not None else "–",
@@ -157,5 +157,5 @@ def _estimate(estimate: Estimate, *, signed: bool = False, lines: bool = False) 
     text = f"{estimate.value:{sign}.2f}"
     if estimate.interval is not None:
         low, high = estimate.interval.low, estimate.interval.high
-        text += f"{chr(10) if lines else ' '}[{low:{sign}.2f}, {high:{sign}.2f}]"
+        text += f"\n{low:.2f}–{high:.2f}" if lines else f" [{low:{sign}.2f}, {high:{sign}.2f}]"
     return text
