@@ -221,7 +221,7 @@ def _by_system(calibration: Calibration) -> list[str]:
     p = (
         ""
         if calibration.systems_p is None
-        else f" (equal error rates given the label: p = {calibration.systems_p:.2f})"
+        else f" (equal error rates given the label: p = {calibration.systems_p:.4f})"
     )
     return [
         f"Wrong labels by system: {shares}{p}. Where the rates differ, "
