@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trivet.study.report.labels import Box, place, spread
+from trivet.study.report.labels import Box, place, spread, text_width
 
 FRAME = Box(50, 12, 348, 280)
 
@@ -17,8 +17,8 @@ FRAME = Box(50, 12, 348, 280)
 def test_labels_overlap_neither_each_other_nor_points_nor_the_frame(seed, count):
     random_ = random.Random(seed)
     points = [(random_.uniform(60, 340), random_.uniform(20, 270)) for _ in range(count)]
-    names = [f"system-{number}" for number in range(count)]
-    placed = [spot.box for spot in place(points, names, FRAME)]
+    widths = [text_width(f"system-{number}", 12) for number in range(count)]
+    placed = [spot.box for spot in place(points, widths, FRAME)]
     for first, second in itertools.combinations(placed, 2):
         assert first.overlap(second) == 0
     for box in placed:
@@ -28,7 +28,7 @@ def test_labels_overlap_neither_each_other_nor_points_nor_the_frame(seed, count)
 
 
 def test_points_on_one_spot_get_labels_apart():
-    placed = [spot.box for spot in place([(200, 150)] * 4, ["aaaa", "bbbb", "cccc", "dddd"], FRAME)]
+    placed = [spot.box for spot in place([(200, 150)] * 4, [30.0] * 4, FRAME)]
     assert all(first.overlap(second) == 0 for first, second in itertools.combinations(placed, 2))
 
 

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from trivet.study.report.labels import Box, place, spread
+from trivet.study.report.labels import Box, place, spread, text_width
 from trivet.study.report.numbers import interval, number, percent, points
 from trivet.study.report.svg import Scale, colour_class, element, figure, marker, span
 from trivet.study.results import Bounds, Comparison, Estimate
 
 _SIZE = 12.0  # of text, in the charts' own pixels
-_BOLD_GLYPH = 0.66  # average width of a bold glyph, as a share of the size
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,10 @@ def pareto_plot(systems: Sequence[Point], x_axis: Axis, y_axis: Axis) -> Markup:
             whiskers.append(Box(x - 1, high, x + 1, low))
     parts += [marker(point.index, x, y, 6) for point, x, y in placed]
     texts = [short(point.name, 20 if len(systems) <= 6 else 12) for point in systems]
-    boxes = place([(x, y) for _, x, y in placed], texts, frame, size=_SIZE, avoid=whiskers)
+    widths = [
+        text_width(text, _SIZE, bold=point.on_front) for text, point in zip(texts, systems, strict=True)
+    ]
+    boxes = place([(x, y) for _, x, y in placed], widths, frame, size=_SIZE, avoid=whiskers)
     for (point, x, y), text, spot in zip(placed, texts, boxes, strict=True):
         box = spot.box
         if spot.leader:
@@ -212,7 +214,7 @@ def all_legs(
     """
     width, height = 460.0, 340.0
     top, bottom, left = 44.0, height - 22.0, 72.0
-    label_width = max([len(short(name, 17)) for _, name, _, _ in systems] + [6]) * _SIZE * _BOLD_GLYPH
+    label_width = max(text_width(short(name, 17), _SIZE, bold=True) for _, name, _, _ in systems)
     right = width - label_width - 44
     found = [
         estimate for _, _, row, _ in systems for estimate in row if estimate and estimate.value is not None

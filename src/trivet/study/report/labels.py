@@ -4,8 +4,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# An average glyph of a sans-serif face is a little over half as wide as its size.
-GLYPH = 0.56
+# Average width of a sans-serif face's glyphs, as a share of the size: plain and bold.
+_GLYPH, _BOLD_GLYPH = 0.63, 0.71
+
+
+def text_width(text: str, size: float, *, bold: bool = False) -> float:
+    """About how wide a text will be, in pixels: fonts differ, so it errs on the wide side."""
+    return len(text) * size * (_BOLD_GLYPH if bold else _GLYPH)
 
 
 @dataclass(frozen=True)
@@ -39,14 +44,14 @@ class Placed:
 
 def place(
     points: list[tuple[float, float]],
-    texts: list[str],
+    widths: list[float],
     frame: Box,
     *,
     size: float = 12.0,
     radius: float = 6.0,
     avoid: Sequence[Box] = (),
 ) -> list[Placed]:
-    """Place one label for each point, greedily: points with the most crowded surroundings go first.
+    """Place one label, of the given width, for each point; those in the most crowded surroundings go first.
 
     Each label takes the cheapest of places around its point, near ones first; overlap with labels already
     placed, with markers and with the outside of the frame costs far more than distance, and overlap with what
@@ -57,7 +62,7 @@ def place(
     placed: dict[int, Placed] = {}
     for number in order:
         best: tuple[float, Placed] | None = None
-        width, height = len(texts[number]) * size * GLYPH, size * 1.15
+        width, height = widths[number], size * 1.15
         for distance in (radius + 4, radius + 14, radius + 28, radius + 46, radius + 68):
             for step in range(16):
                 angle = step * math.pi / 8
