@@ -32,8 +32,8 @@ def store(tmp_path: Path) -> Path:
     with store.driver():
         for hour, name in enumerate(("first", "second")):
             description = Description(method="study/analyse", version=1, config={"name": name})
-            with store.writing(description, study=name, step="analyse") as draft:
-                results(name).write(draft.folder / "results.json")
+            with store.writing(description, study=name, step="analyse") as folder:
+                results(name).write(folder / "results.json")
             record = {"addresses": [description.address], "results": description.address}
             store.record_study(name, {**record, "finished": f"2026-01-31T1{hour}:00:00+00:00"})
     return store.path
