@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -133,7 +134,7 @@ def test_a_position_that_decides_is_seen(bind: Any) -> None:
     assert judge.prefer("p", "a", "b").value is None
 
 
-def test_it_runs_inside_an_evaluation_with_its_role() -> None:
+def test_it_runs_inside_an_evaluation_with_its_role(tmp_path: Path) -> None:
     from inspect_ai import Task, eval
     from inspect_ai.dataset import Sample
     from inspect_ai.scorer import Score, Target, mean, scorer
@@ -156,7 +157,7 @@ def test_it_runs_inside_an_evaluation_with_its_role() -> None:
         model=scripted("I cannot do that."),
         model_roles={"grader": scripted("VERDICT: full_refusal")},
         display="none",
-        log_dir="memory://",
+        log_dir=str(tmp_path),
         score_display=False,
     )
     assert log.status == "success", log.error
