@@ -66,6 +66,16 @@ def test_an_evaluation_of_two_parts_gets_twice_the_prompts_and_it_is_said():
     assert f"helpful: {choice.prompts['helpful']} of 200 prompts" in choice.said[0]
 
 
+def test_honest_gets_what_its_leg_needs_where_the_others_keep_a_few():
+    evaluations = [evaluation("honest", 285, components=2), evaluation("harmless", 150)]
+    study = spec(evaluations=["honest", "harmless"])
+    slow = Speed({"honest": 20, "harmless": 60}, {"honest": 0.3, "harmless": 1.0}, {}, 1.0)
+    choice = fit(study, evaluations, {"a": slow, "b": slow}, 4, latency_prompts=4)
+    assert choice.prompts["honest"] == 160 and 10 <= choice.prompts["harmless"] < 80
+    less = fit(study, evaluations, {"a": slow, "b": slow}, 0.5, latency_prompts=4)
+    assert less.prompts["honest"] == 2 * less.prompts["harmless"] < 20
+
+
 def test_shorter_answers_come_before_too_few_prompts():
     short = fit(spec(), EVALUATIONS, {"a": speed(1.0), "b": speed(1.0)}, 2.5, latency_prompts=0)
     assert SMALLEST_MAX_TOKENS <= short.max_tokens < 128

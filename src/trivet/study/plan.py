@@ -18,6 +18,9 @@ from trivet.study.spec import StudySpec
 RESERVED, RESERVED_SECONDS = 0.12, 8.0
 SMALLEST_MAX_TOKENS = 64
 PILOT = 4  # prompts an evaluation that measure the speed; their answers are kept
+# The leg `honest` needs 50 questions that the reference answers correctly; three in five are answerable,
+# and a small model knows three in five of those.
+HONEST, FEW = 160, 10
 ENOUGH = 25  # prompts an evaluation, below which shorter answers are preferred to fewer prompts
 
 
@@ -132,7 +135,8 @@ def fit(
 ) -> Choice:
     """The most prompts, and the longest answers, that fit ``minutes``.
 
-    All evaluations are cut to the same share of what they have to say: parts of one evaluation count each.
+    Parts of evaluations get equal numbers of prompts; `honest` gets at least what its leg needs where that
+    leaves the others a few.
     Where fewer than ``ENOUGH`` prompts would be left, answers are shortened first.
 
     Raises:
@@ -145,7 +149,7 @@ def fit(
     while True:
         shrink = max_tokens / full.max_tokens
         per_unit = _largest(evaluations, full, speeds, budget, max_tokens)
-        chosen = {e.label: min(full.prompts[e.label], per_unit * parts(e)) for e in evaluations}
+        chosen = _allot(evaluations, full, per_unit)
         short = any(chosen[e.label] < min(ENOUGH, full.prompts[e.label]) for e in evaluations)
         if not short or max_tokens <= SMALLEST_MAX_TOKENS:
             break
@@ -169,6 +173,17 @@ def fit(
 def parts(evaluation: Evaluation) -> int:
     """How many components an evaluation has; each gets as many prompts as an evaluation of one part."""
     return max(1, len({row["component"] for row in evaluation.rows}))
+
+
+def _allot(evaluations: Sequence[Evaluation], full: Choice, per_part: int) -> dict[str, int]:
+    """Prompts by evaluation. ``honest`` gets what its leg needs first, once the others have a few."""
+    chosen: dict[str, int] = {}
+    for evaluation in evaluations:
+        needed = HONEST if evaluation.entry.task == "honest" and per_part >= FEW else 0
+        chosen[evaluation.label] = min(
+            full.prompts[evaluation.label], max(per_part * parts(evaluation), needed)
+        )
+    return chosen
 
 
 def seconds_for(
@@ -207,7 +222,7 @@ def _largest(
     most = max(-(-full.prompts[e.label] // parts(e)) for e in evaluations)
 
     def fits(n: int) -> bool:
-        chosen = {e.label: min(full.prompts[e.label], n * parts(e)) for e in evaluations}
+        chosen = _allot(evaluations, full, n)
         return seconds_for(evaluations, chosen, speeds, max_tokens, full.max_tokens) <= budget
 
     low, high = 0, most
