@@ -8,7 +8,7 @@ from rich.console import Console
 
 from trivet.data.prompts import prompt_digest
 from trivet.errors import StudyError
-from trivet.study.circular import Measured, Steered, find_circles, refuse_circles
+from trivet.study.circular import Measured, Steered, find_circles, refuse_circles, shared_rows
 from trivet.study.driver import open_study, run_study
 
 
@@ -49,9 +49,11 @@ def test_the_same_judge_under_another_name_is_the_same():
     assert len(circles((HEAD,), (FakeJudge("alias", "1"),))) == 1
 
 
-def test_a_judge_fitted_on_the_same_rows():
-    (circle,) = circles((HEAD,), (SISTER,))
-    assert circle.judge == "sister" and "1 of the rows" in circle.text
+def test_a_judge_fitted_on_the_same_rows_is_another_judge_and_is_noted():
+    assert circles((HEAD,), (SISTER,)) == []
+    measured = [Measured("evaluation", (SISTER, HEAD, OTHER), frozenset())]
+    (note,) = shared_rows([Steered("system", (HEAD,))], measured)
+    assert note.startswith("1 of the 1 prompts on which sister") and note.endswith("steers system")
 
 
 def test_prompts_that_are_asked_are_among_the_rows_in_normalised_form():

@@ -1,8 +1,9 @@
 """What selects, trains or steers a system never measures it: the circularity check of a plan.
 
-Three uses are circular: an evaluation is scored by a judge that a system uses (best-of-n, say); a judge that
-scores was fitted on rows that also fitted a system or a judge that steers it; and such rows have a prompt
-that the study asks. Prompts are compared in normalised form.
+Two uses are circular and refused: an evaluation is scored by a judge that a system uses (best-of-n, say); and
+a row on which such a judge was fitted has a prompt that the study asks. Prompts are compared in normalised
+form. Where the judge that scores and the judge that steers were fitted on some of the same rows, that is said
+in a note: the two are different judges, but not quite independent ones.
 """
 
 from collections.abc import Iterable, Sequence
@@ -65,14 +66,31 @@ def _judges(system: Steered, used: dict[str, str], evaluation: Measured) -> Iter
     for judge in evaluation.judges:
         if judge.identity in used:
             text = f"{evaluation.name} is scored by {judge.name}, which selects the answers of {system.name}"
-        elif shared := len(judge.training_prompts & system.rows):
-            text = (
-                f"{evaluation.name} is scored by {judge.name}, and {shared} of the rows on which that was "
-                f"fitted also fitted the judge of {system.name}"
-            )
-        else:
-            continue
-        yield Circle(system.name, evaluation.name, judge.name, text)
+            yield Circle(system.name, evaluation.name, judge.name, text)
+
+
+def shared_rows(systems: Iterable[Steered], evaluations: Sequence[Measured]) -> list[str]:
+    """Notes on judges that score and were fitted on rows that also fitted a judge which steers a system."""
+    found: dict[tuple[str, int, int], tuple[list[str], list[str]]] = {}
+    for system in systems:
+        used = {judge.identity for judge in system.judges}
+        for evaluation in evaluations:
+            for judge in evaluation.judges:
+                shared = len(judge.training_prompts & system.rows)
+                if shared and judge.identity not in used:
+                    key = (judge.name, shared, len(judge.training_prompts))
+                    scored, steered = found.setdefault(key, ([], []))
+                    scored.append(evaluation.name)
+                    steered.append(system.name)
+    return [
+        f"{shared} of the {total} prompts on which {name} was fitted, which scores {_words(scored)}, "
+        f"also fitted the judge that steers {_words(steered)}"
+        for (name, shared, total), (scored, steered) in found.items()
+    ]
+
+
+def _words(names: Sequence[str]) -> str:
+    return ", ".join(dict.fromkeys(names))
 
 
 def refuse_circles(circles: Sequence[Circle], *, allow: bool, where: str) -> None:

@@ -12,7 +12,7 @@ from trivet.judges.base import Judge
 from trivet.judges.resolve import resolve
 from trivet.study.address import derived_seed
 from trivet.study.cell import Cell
-from trivet.study.circular import Circle, Measured, Steered, find_circles, refuse_circles
+from trivet.study.circular import Circle, Measured, Steered, find_circles, refuse_circles, shared_rows
 from trivet.study.evaluations import Evaluation, anchored_judge, resolve_evaluation
 from trivet.study.finish import Outcome, finish
 from trivet.study.generate import Failure, failure_of
@@ -40,6 +40,7 @@ class Study:
     judges: dict[str, tuple[Judge, ...]] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
     circles: list[Circle] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     roles: "dict[str, Model | list[Model]] | None" = None
 
     @property
@@ -144,6 +145,7 @@ def check_circles(study: Study, *, where: str) -> None:
         for e in study.evaluations
     ]
     study.circles = find_circles(systems, measured)
+    study.notes = shared_rows(systems, measured)
     refuse_circles(study.circles, allow=study.spec.allow_circular, where=where)
 
 

@@ -131,7 +131,7 @@ def _analyse(
     }
     results = StudyResults.from_analysis(
         analysis,
-        warnings=[*runner.warnings, *plan.choice.said],
+        warnings=[*runner.warnings, *study.notes, *plan.choice.said],
         study=study.spec.name,
         seed=study.spec.seed,
         created=datetime.now(UTC).isoformat(timespec="seconds"),

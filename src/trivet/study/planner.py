@@ -99,7 +99,7 @@ def _new_plan(study: "Study", runner: Runner, minutes: float | None, key: str, *
         speeds=speeds,
         smallest_effect=smallest_effects(study, choice),
         marks=tuple(asdict(circle) for circle in study.circles),
-        notes=tuple(f"{what}: {failure.error}" for what, failure in study.failures.items()),
+        notes=(*study.notes, *(f"{what}: {failure.error}" for what, failure in study.failures.items())),
     )
 
 
