@@ -50,8 +50,8 @@ class Cell:
             version=1,
             config={
                 "task": self.evaluation.label,
-                "args": self.evaluation.entry.args,
-                "max_tokens": self.max_tokens,
+                "args": self.evaluation.generating_args,
+                "max_tokens": self.evaluation.entry.max_tokens or self.max_tokens,
                 "epochs": self.evaluation.epochs,
                 "deterministic": self.deterministic,
             },
@@ -69,7 +69,7 @@ class Cell:
         return Description(
             method="study/score",
             version=1,
-            config={"args": self.evaluation.entry.args},
+            config={"args": self.evaluation.generating_args, "score": self.evaluation.entry.score},
             inputs={
                 "answers": self.generation.address,
                 "task": self.evaluation.source,

@@ -17,7 +17,7 @@ from trivet.study.evaluations import Evaluation, anchored_judge, resolve_evaluat
 from trivet.study.finish import Outcome, finish
 from trivet.study.generate import Failure, failure_of
 from trivet.study.legs import resolve_legs
-from trivet.study.plan import Plan
+from trivet.study.plan import Plan, full_choice
 from trivet.study.planner import make_plan
 from trivet.study.progress import StudyProgress
 from trivet.study.run import Runner
@@ -243,4 +243,7 @@ def run_study(
 
 
 def _runner(study: Study, store: Store, progress: StudyProgress) -> Runner:
-    return Runner(study.spec, study.base, store, progress, study.roles)
+    runner = Runner(study.spec, study.base, store, progress, study.roles)
+    full = full_choice(study.spec, study.evaluations)
+    runner.count_spent(study.cells(full.prompts, full.max_tokens))
+    return runner

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from trivet._files import canonical_json, sha256_text
 from trivet._validation import did_you_mean, validate
 from trivet.data.prompts import prompt_digest, stratified_subset
+from trivet.data.public import is_public
 from trivet.errors import ConfigError, DataError, StudyError, TrivetError
 from trivet.study.address import file_digest
 from trivet.study.spec import EvaluationEntry
@@ -24,6 +25,10 @@ from trivet.study.spec import EvaluationEntry
 if TYPE_CHECKING:
     from inspect_ai import Task
     from inspect_ai.dataset import Sample
+
+
+ROWS = ("dataset", "instructions", "questions")
+"""Arguments of the evaluations that ship which name where rows come from."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,12 @@ class Evaluation:
     def label(self) -> str:
         """Its name in the study."""
         return self.entry.label
+
+    @property
+    def generating_args(self) -> dict[str, Any]:
+        """The task's arguments without those that stand in an address by their content: rows and judge."""
+        known = (*ROWS, "judge") if self.entry.shipped else ()
+        return {key: value for key, value in self.entry.args.items() if key not in known}
 
     def subset(self, n: int | None, *, seed: int) -> list[str]:
         """Ids of ``n`` rows, drawn by category with a seed; all where ``n`` is ``None``. Nested in ``n``."""
@@ -139,8 +150,10 @@ def _task_function(entry: EvaluationEntry, base: Path, where: str) -> tuple[Any,
     args = dict(entry.args)
     if entry.shipped:
         module = importlib.import_module(f"trivet.evaluate.{entry.task}")
-        if entry.judge is not None:
-            args["judge"] = anchored_judge(entry.judge, base)
+        args |= {key: anchored_rows(args[key], base) for key in ROWS if isinstance(args.get(key), str)}
+        judge = entry.judge if entry.judge is not None else args.get("judge")
+        if judge is not None:
+            args["judge"] = anchored_judge(judge, base)
         return getattr(module, entry.task), args
     if "@" in entry.task:
         file, _, name = entry.task.rpartition("@")
@@ -208,6 +221,14 @@ def _prompts_task(entry: EvaluationEntry, base: Path) -> "Task":
     return build(validate(Config, values, where=f"evaluation {entry.label}"))
 
 
+def anchored_rows(source: str, base: Path) -> str:
+    """Where rows come from, so that paths no longer depend on the working directory."""
+    if is_public(source) and not (base / source).is_file():
+        name, colon, path = source.partition(":")
+        return f"{name}:{base / Path(path).expanduser()}" if colon else source
+    return str(base / Path(source).expanduser()) if Path(source).suffix else source
+
+
 def anchored_judge(judge: str | dict[str, Any], base: Path) -> str | dict[str, Any]:
     """A judge's specification whose paths no longer depend on the working directory."""
     if isinstance(judge, str):
@@ -229,7 +250,7 @@ def with_ids(samples: "list[Sample]") -> "list[Sample]":
 
 def _content(sample: "Sample") -> dict[str, Any]:
     values = sample.model_dump(
-        mode="json", exclude_none=True, include={"input", "choices", "target", "metadata"}
+        mode="json", exclude_none=True, include={"input", "choices", "target", "metadata", "files", "setup"}
     )
     if isinstance(values["input"], list):
         values["input"] = [{k: v for k, v in message.items() if k != "id"} for message in values["input"]]

@@ -3,6 +3,7 @@
 The store's root shows the study that ran last; every study's results stay in their object.
 """
 
+import filecmp
 import json
 import os
 import shutil
@@ -296,6 +297,6 @@ def _record(study: "Study", runner: Runner, plan: Plan, cells: Sequence[Cell], a
 
 def _same(link: Path, source: Path) -> bool:
     try:
-        return link.samefile(source) or link.stat().st_size == source.stat().st_size
+        return link.samefile(source) or filecmp.cmp(link, source, shallow=False)
     except OSError:
         return False

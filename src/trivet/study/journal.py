@@ -146,8 +146,6 @@ def attach(
         key = f"{asked}|{number}"
         stored = journal.get(key)
         if stored is not None:
-            # The answers after it get their seeds from their number within the sample.
-            getattr(model.api, "count_call", lambda: None)()
             output = ModelOutput.model_validate(stored)
             count_call()
             on_answer(output, True)

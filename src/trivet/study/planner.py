@@ -161,7 +161,13 @@ def _measure(study: "Study", runner: Runner, name: str) -> Speed:
         label = cell.evaluation.label
         lengths[label] = mean_tokens(log)
         started = time.perf_counter()
-        score_log(log, log.with_suffix(".scored.eval"), cell.evaluation, model=cell.system.model)
+        score_log(
+            log,
+            log.with_suffix(".scored.eval"),
+            cell.evaluation,
+            model=cell.system.model,
+            roles=runner.roles,
+        )
         scoring[label] = (time.perf_counter() - started) / (len(cell.ids) * cell.evaluation.epochs)
     alone, alone_tokens = runner.one_alone(study.systems[name], cells[0])
     # Where every answer was there already, the speed of one answer alone is the best that is known.

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from inspect_ai.log import EvalLog, EvalSample, read_eval_log
-from inspect_ai.scorer import Score, value_to_float
+from inspect_ai.scorer import CORRECT, INCORRECT, NOANSWER, PARTIAL, Score, value_to_float
 
+from trivet._text import printable
 from trivet.errors import StudyError
 from trivet.study.measurements import Measurement
 from trivet.study.score import sample_reason
@@ -82,14 +83,27 @@ def _value(score: Score | None, entry: EvaluationEntry) -> float | None:
         value = value[entry.score]
     if value is None or isinstance(value, list | dict):
         return None
-    number = float(value) if isinstance(value, int | float) else float(_to_float(value))
-    return number if math.isfinite(number) else None
+    number = float(value) if isinstance(value, int | float) else _number_of(value)
+    return number if number is not None and math.isfinite(number) else None
+
+
+def _number_of(value: str) -> float | None:
+    """Inspect's letters (C, I, P, N), words and figures; of any other text Inspect makes a silent 0."""
+    if value in (CORRECT, INCORRECT, PARTIAL, NOANSWER) or value.lower() in ("yes", "true", "no", "false"):
+        return float(_to_float(value))
+    try:
+        return float(value)
+    except ValueError:
+        return None
 
 
 def _reason(sample: EvalSample, score: Score | None) -> str:
-    if score is not None and score.reason:
+    if score is None:
+        return sample_reason(sample)
+    if score.reason:
         return str(score.reason)
-    return sample_reason(sample)
+    text = isinstance(score.value, str)
+    return f"the score is no number: {printable(str(score.value))[:40]}" if text else sample_reason(sample)
 
 
 def _facts(sample: EvalSample, details: dict[str, Any]) -> dict[str, Any]:

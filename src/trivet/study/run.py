@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trivet._files import write_json
-from trivet.errors import StoreError, StudyError, TrivetError
+from trivet.errors import StoreError, StudyError
 from trivet.study.address import Description, changed_versions, derived_seed, package_versions
 from trivet.study.cell import Cell, latency_prompts
 from trivet.study.generate import Failure, Job, failure_of, generate
@@ -18,6 +18,7 @@ from trivet.study.journal import Journal
 from trivet.study.latency import measure_latency
 from trivet.study.manifest import Manifest
 from trivet.study.progress import StudyProgress
+from trivet.study.read_logs import read_measurements
 from trivet.study.score import import_log, score_log
 from trivet.study.spec import StudySpec
 from trivet.study.store import Store
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 LATENCY = "latency.json"
 ANSWERS = "answers.eval"
 SCORED = "scored.eval"
+INPUT_TOKENS = ("input_tokens", "input_tokens_cache_read", "input_tokens_cache_write")
 
 
 @dataclass
@@ -57,7 +59,6 @@ class Runner:
         missing = [cell for cell in missing if not cell.system.logs]
         if not missing:
             return
-        self.spent = sum(self._spent(cell) for cell in cells if not cell.system.logs)
         # Two systems of equal content give equal answers: one step serves both.
         first = {cell.generation.address: cell for cell in reversed(missing)}
         results = self._answer(list(first.values()), "generate")
@@ -166,10 +167,16 @@ class Runner:
         asked = system.system
 
         def ask(prompt: str, number: int) -> tuple[float, float | None, int]:
+            self._within_budget()
             seed = derived_seed(self.spec.seed, "latency", number)
             started = time.perf_counter()
             answer = asked.answer_sync(prompt, seed=seed, max_tokens=max_tokens)
             took = time.perf_counter() - started
+            usage = {
+                "input_tokens": answer.usage.prompt_tokens,
+                "output_tokens": answer.usage.completion_tokens,
+            }
+            self.spent += self._dollars(system.name, usage)
             return took, answer.seconds_to_first_token, answer.usage.completion_tokens
 
         return ask
@@ -227,7 +234,7 @@ class Runner:
             cell.answers = self.find(cell.generation.address)
         except StoreError:
             raise
-        except TrivetError as error:
+        except Exception as error:  # tasks and logs are anybody's; the others go on
             self.fail(cell, step, failure_of(error))
         self.progress.finished()
 
@@ -244,10 +251,12 @@ class Runner:
                 else:
                     model = None if cell.system.logs else cell.system.model
                     score_log(source, draft / SCORED, cell.evaluation, model=model, roles=self.roles)
+                # What the analysis could not read fails here, alone, and not the study at its end.
+                read_measurements(draft / SCORED, system=cell.system.name, entry=cell.evaluation.entry)
             cell.scored = self.find(cell.scoring.address)
         except StoreError:
             raise
-        except TrivetError as error:
+        except Exception as error:  # tasks are anybody's code; the others go on
             self.fail(cell, step, failure_of(error))
 
     def _answered(self, system: str, output: "ModelOutput", replayed: bool) -> None:
@@ -257,18 +266,23 @@ class Runner:
             self.progress.tokens(tokens)
             self.spent += self._dollars(system, output.usage.model_dump() if output.usage else None)
 
-    def _spent(self, cell: Cell) -> float:
-        if cell.system.name not in self.spec.prices:
-            return 0.0
-        outputs = Journal(self.journal_path(cell)).outputs()
-        return sum(self._dollars(cell.system.name, output.get("usage")) for output in outputs)
+    def count_spent(self, cells: Sequence[Cell]) -> None:
+        """Start from what the answers that are there already have cost."""
+        journals = {self.journal_path(cell): cell.system.name for cell in cells if cell.system.system}
+        self.spent = sum(
+            self._dollars(name, output.get("usage"))
+            for path, name in journals.items()
+            if name in self.spec.prices
+            for output in Journal(path).outputs()
+        )
 
     def _dollars(self, system: str, usage: Mapping[str, Any] | None) -> float:
         price = self.spec.prices.get(system)
         if price is None or not usage:
             return 0.0
-        tokens = usage.get("input_tokens") or 0, usage.get("output_tokens") or 0
-        return (tokens[0] * price.input + tokens[1] * price.output) / 1e6
+        # Inspect counts input that was found in a cache, or put there, apart; endpoints bill it too.
+        asked = sum(usage.get(key) or 0 for key in INPUT_TOKENS)
+        return (asked * price.input + (usage.get("output_tokens") or 0) * price.output) / 1e6
 
     def _within_budget(self) -> None:
         if self.spec.max_cost is not None and self.spent >= self.spec.max_cost:

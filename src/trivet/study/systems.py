@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from trivet._files import canonical_json, sha256_text
 from trivet._validation import validate
-from trivet.errors import DataError
+from trivet.errors import ConfigError, DataError
 from trivet.judges.base import Judge
 from trivet.study.address import file_digest
 from trivet.study.score import read_log
@@ -69,6 +69,12 @@ def prepare(name: str, spec: StudySpec, base: Path) -> Prepared:
     update: dict[str, Any] = {"name": name}
     if "engine" not in system_spec.model_fields_set:
         update["engine"] = spec.engine
+    if update.get("engine", system_spec.engine) == "auto":
+        raise ConfigError(
+            "engine: auto would let this machine choose what is measured; a study names its engine",
+            where=f"systems.{name}",
+            hint="write engine: torch or engine: llamacpp, or leave it out (torch)",
+        )
     system = System(
         system_spec.model_copy(update=update), base=folder, deterministic=spec.deterministic
     ).open()
