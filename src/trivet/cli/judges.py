@@ -237,7 +237,8 @@ def calibrate_command(
     """Measure JUDGE against people's labels: kappa, sensitivity, specificity, errors by system.
 
     LABELS may be the file that `trivet judges sample` wrote, once its label column is filled in; rows
-    without a label are skipped and counted.
+    without a label are skipped and counted. A study that names the file, `labels: {JUDGE: labels.csv}`,
+    corrects its rates with the error measured on its own systems, and its report says so.
 
     \b
     Examples:

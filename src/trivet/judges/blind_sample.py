@@ -36,6 +36,7 @@ class Answer(NamedTuple):
     epoch: int
     prompt: str
     answer: str
+    identity: str = ""  # of the system as it was, ``name@hash12``
 
 
 def logged_answers(folder: Path, evaluations: Sequence[str] = ()) -> list[Answer]:
@@ -71,7 +72,9 @@ def logged_answers(folder: Path, evaluations: Sequence[str] = ()) -> list[Answer
         for sample in read_eval_log(str(path)).samples or []:
             if sample.output.choices:
                 key = (system, name, str(sample.id), sample.epoch)
-                found.setdefault(key, Answer(*key, _prompt(sample.input), sample.output.completion))
+                found.setdefault(
+                    key, Answer(*key, _prompt(sample.input), sample.output.completion, sample.output.model)
+                )
     if not found:
         raise DataError(
             f"no answers to {', '.join(sorted(wanted))} in the logs",
@@ -116,6 +119,7 @@ def write_sample(answers: Sequence[Answer], number: int, path: Path, *, seed: in
         identity = sha256_text(f"{seed}\0{place}\0{answer.system}\0{answer.sample_id}\0{answer.epoch}")[:12]
         key[identity] = {
             "system": answer.system,
+            "identity": answer.identity,
             "evaluation": answer.evaluation,
             "sample_id": answer.sample_id,
             "epoch": answer.epoch,
@@ -170,6 +174,22 @@ def labels_and_population(reference: str) -> tuple[list[LabelledAnswer], str, in
         raise DataError("no row has a label yet", where=reference, hint="fill in the column 'label'")
     systems = ", ".join(sorted({row.system for row in rows}))
     return rows, f"{len(rows)} answers of the study's own systems ({systems}), labelled blind", skipped
+
+
+def sampled_systems(reference: str) -> frozenset[str]:
+    """Identities (``name@hash12``) of the systems whose answers a sample holds; empty where it has no key.
+
+    Raises:
+        DataError: the key cannot be read.
+    """
+    key_file = key_path(Path(reference))
+    if not key_file.is_file():
+        return frozenset()
+    try:
+        rows = json.loads(key_file.read_text(encoding="utf-8"))["rows"].values()
+        return frozenset(str(row.get("identity") or row["system"]) for row in rows)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise DataError(f"is no key of a sample: {error!r}", where=str(key_file)) from None
 
 
 def key_path(path: Path) -> Path:

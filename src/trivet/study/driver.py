@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -17,6 +17,7 @@ from trivet.study.evaluations import Evaluation, anchored_judge, resolve_evaluat
 from trivet.study.finish import Outcome, finish
 from trivet.study.generate import Failure, failure_of
 from trivet.study.legs import resolve_legs
+from trivet.study.own_labels import qualities
 from trivet.study.plan import Plan, full_choice
 from trivet.study.planner import make_plan
 from trivet.study.progress import StudyProgress
@@ -41,6 +42,7 @@ class Study:
     failures: dict[str, Failure] = field(default_factory=dict)
     circles: list[Circle] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    qualities: dict[str, dict[str, Any]] = field(default_factory=dict)
     roles: "dict[str, Model | list[Model]] | None" = None
 
     @property
@@ -109,6 +111,14 @@ def open_study(path: Path, *, grader: str | Sequence[str] | None = None) -> Stud
         raise first
     check_circles(study, where=str(path))
     check_legs(study, where=str(path))
+    study.qualities = qualities(
+        {judge.name: judge for found in study.judges.values() for judge in found},
+        spec.labels,
+        [str(system.facts["identity"]) for system in study.systems.values()],
+        base=study.base,
+        seed=derived_seed(spec.seed, "calibrate"),
+        where=str(path),
+    )
     study.roles = grader_roles(spec)
     check_budget(spec, study.systems, where=str(path))
     return study

@@ -90,7 +90,8 @@ def _description(
     extra = {
         "failed": [step.model_dump(mode="json") for step in failed],
         "choice": plan.as_json()["choice"],
-        "warnings": runner.warnings,
+        "warnings": [*runner.warnings, *study.notes],
+        "qualities": study.qualities,
         "versions": package_versions(),
     }
     spec = study.spec.model_dump(mode="json", exclude={"systems", "max_connections"})
@@ -155,14 +156,13 @@ def _transcripts(runner: Runner, done: Sequence[Cell]) -> Iterator[Transcript]:
 
 
 def _analysis_options(study: "Study") -> dict[str, Any]:
-    judges = {judge.name: judge for found in study.judges.values() for judge in found}
     return {
         "reference": study.reference,
         "seed": derived_seed(study.spec.seed, "analyse"),
         "systems": list(study.systems),
         "evaluations": study.spec.evaluations,
         "legs": study.spec.legs,
-        "judges": {name: judge.quality for name, judge in judges.items()},
+        "judges": study.qualities,
     }
 
 

@@ -6,6 +6,7 @@
     n: 1350
     kappa: {value: 0.71, low: 0.67, high: 0.75}        # agreement with the labels, all categories
     own_systems: false                                 # true: the labelled answers are of this study
+    systems_differ_p: 0.4                              # do its errors differ between those systems?
     events:                                            # binary verdicts, for the correction of rates
       compliance: {true_positive: 650, false_negative: 40, true_negative: 600, false_positive: 60}
       refusal: {…}
@@ -52,7 +53,7 @@ def judge_info(name: str, quality: Mapping[str, Any], *, level: float = 0.95) ->
         kappa=kappa,
         events=events,
         own_systems=own,
-        warning=None if own else _warning(name, population),
+        warning=_errors_differ(name, quality) if own else _warning(name, population),
     )
 
 
@@ -102,5 +103,15 @@ def _warning(name: str, population: Any) -> str:
         return f"the judge {name} was not measured against labels"
     return (
         f"the judge {name} was measured on {population}, not on answers of these systems; label some of "
-        "them (`trivet judges sample`) to know its error here"
+        "them (`trivet judges sample`) and name the file in the study (`labels`) to know its error here"
+    )
+
+
+def _errors_differ(name: str, quality: Mapping[str, Any]) -> str | None:
+    p = quality.get("systems_differ_p")
+    if p is None or p >= 0.05:
+        return None
+    return (
+        f"the errors of the judge {name} differ between these systems (p = {p:.2g}), so that rates corrected "
+        "for its mean error are not comparable between them"
     )

@@ -110,7 +110,7 @@ def plan_key(
 ) -> str:
     """Under which a plan is kept: the same study with the same time gets the same plan again."""
     rows = {e.label: [e.source, e.rows_digest([row["id"] for row in e.rows])] for e in evaluations}
-    content = spec.model_dump(mode="json", exclude={"max_connections"})
+    content = spec.model_dump(mode="json", exclude={"max_connections", "labels"})
     content["systems"] = sorted(identities.items())
     return sha256_text(canonical_json([content, rows, minutes]))
 

@@ -107,6 +107,9 @@ class StudySpec(Config):
     max_cost: float | None = Field(default=None, gt=0, description="US dollars for all endpoints together")
     prices: dict[str, Price] = Field(default_factory=dict, description="by system")
     legs: dict[str, Any] | None = None
+    labels: dict[str, str] = Field(
+        default_factory=dict, description="by judge, answers of this study that people labelled (a CSV file)"
+    )
     grader: str | list[str] | None = None
     deterministic: bool = False
     allow_circular: bool = False
