@@ -91,3 +91,47 @@ def test_committed_continuations_are_joined():
     assert joined.tokens == (1, 2, 3)
     assert joined.logprobs == (-1.0, -2.0, -3.0, -4.0)
     assert joined.stop_reason == "stop"
+
+
+def test_what_the_last_word_of_a_gate_does_not_release_is_not_in_the_answer():
+    shown = []
+    answer = answer_with(lambda chat, text, final: GateDecision(release=4), shown=shown)
+    answer.add(Continuation((1, 2), "safe unsafe", (-1.0, -2.0), "length"))
+    text, continuation = answer.finish()
+    assert (text, continuation.text, continuation.stop_reason) == ("safe", "safe", "blocked")
+    assert shown == ["safe"]
+
+
+def test_a_negative_release_shows_nothing():
+    shown = []
+    answer = answer_with(lambda chat, text, final: GateDecision(release=-1), shown=shown)
+    answer.append("secret")
+    assert shown == []
+    assert answer.finish()[0] == ""
+
+
+def test_nothing_follows_a_block():
+    shown = []
+    gate = lambda chat, text, final: GateDecision(release=0, stop=True, replacement="No.")  # noqa: E731
+    answer = answer_with(gate, shown=shown)
+    answer.append("secret")
+    answer.append(" and its end")
+    assert answer.finish()[0] == "No." == "".join(shown)
+
+
+def test_tokens_of_a_blocked_answer_do_not_show_what_was_kept_back():
+    answer = answer_with(lambda chat, text, final: GateDecision(release=0, stop=True), shown=[])
+    tops = (((7, -1.0), (8, -2.0)),)
+    answer.add(Continuation((7,), "secret", (-1.0,), "length", tops, ({"id": "1"},)))
+    text, continuation = answer.finish()
+    assert text == continuation.text == ""
+    assert (continuation.tokens, continuation.logprobs, continuation.top_logprobs) == ((), (), ())
+    assert continuation.tool_calls == ()
+    assert answer.token_count == 1
+
+
+def test_a_gate_that_decides_nothing_blocks():
+    shown = []
+    answer = answer_with(lambda chat, text, final: None, shown=shown)
+    answer.append("secret")
+    assert (answer.finish()[0], shown) == ("", [])

@@ -122,7 +122,11 @@ class Usage:
 
 @dataclass(frozen=True)
 class Completion:
-    """The finished answer. ``continuation`` joins all that was committed."""
+    """The finished answer. ``continuation`` joins all that was committed; blocked answers show no tokens.
+
+    ``seconds_to_first_token`` is the time until the first piece of the answer was committed: with a method
+    that chooses among whole answers, nearly all of it.
+    """
 
     text: str
     continuation: Continuation

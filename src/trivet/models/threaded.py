@@ -197,7 +197,7 @@ class _Drive:
         finally:
             program.close()
         text, continuation = self._answer.finish()
-        self._usage.completion_tokens = self._usage.completion_tokens or len(continuation.tokens)
+        self._usage.completion_tokens = self._usage.completion_tokens or self._answer.token_count
         return Completion(
             text=text,
             continuation=continuation,
@@ -216,6 +216,7 @@ class _Drive:
                 self._usage.judge_calls += len(operation.chats)
                 return list(operation.judge.score(operation.chats))
             case Commit():
+                self._note_text()
                 self._answer.add(operation.continuation)
                 return None
             case _:
@@ -224,6 +225,10 @@ class _Drive:
                     f"this engine cannot do the operation {name}",
                     hint="use the PyTorch engine (engine: torch)",
                 )
+
+    def _note_text(self) -> None:
+        if self._first is None:
+            self._first = time.perf_counter() - self._started
 
     def _extend(self, operation: Extend) -> list[Continuation]:
         if operation.prefix != self._context.prompt and "extend_prefix" not in self._capabilities.operations:
@@ -236,9 +241,8 @@ class _Drive:
         seeds = [int(self._seeds.integers(2**31 - 1)) for _ in range(operation.n)]
 
         def on_text(piece: str) -> None:
-            if self._first is None:
-                self._first = time.perf_counter() - self._started
             if operation.commit:
+                self._note_text()
                 self._answer.append(piece)
 
         def stop() -> bool:

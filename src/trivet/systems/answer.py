@@ -15,8 +15,8 @@ class Answer:
     """One answer.
 
     ``text`` is without reasoning and tool calls. ``reasoning_tokens`` counts the tokens of reasoning blocks,
-    markers included; ``None`` where the engine shows no tokens. ``seconds_to_first_token`` is ``None`` where
-    nothing streams. ``decode`` turns token ids into text, ``None`` where the engine shows no tokens.
+    markers included; ``None`` where the engine shows no tokens. ``seconds_to_first_token``: see
+    ``Completion``. ``decode`` turns token ids into text, ``None`` where the engine shows no tokens.
     ``system`` is ``name@hash12`` of the system that gave it.
     """
 

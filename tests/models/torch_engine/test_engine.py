@@ -1,10 +1,13 @@
 """The PyTorch engine against plain transformers, on tiny random models of several kinds."""
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -397,3 +400,96 @@ def test_idle_engines_use_no_time(engine: TorchEngine) -> None:
     before = time.process_time()
     time.sleep(0.3)
     assert time.process_time() - before < 0.1
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"sampling": Sampling(logit_bias=((10**6, 1.0),))}, "outside the vocabulary"),
+        ({"sampling": Sampling(logit_bias=((-1, 1.0),))}, "outside the vocabulary"),
+        ({"sampling": Sampling(temperature=float("nan"))}, "temperature must be a number"),
+        ({"sampling": Sampling(top_p=None)}, "top_p must be a number"),  # type: ignore[arg-type]
+        ({"top_logprobs": 10**6}, "top_logprobs must be"),
+    ],
+)
+def test_draws_that_cannot_be_made_fail_alone(
+    engine: TorchEngine, settings: dict[str, Any], said: str
+) -> None:
+    def strange(context: ProgramContext) -> Any:
+        yield Extend(context.prompt, 4, **settings)
+
+    others = [engine.submit(request(str(index))) for index in range(4)]
+    bad = engine.submit(request(program=strange))
+    with pytest.raises(EngineError, match=said):
+        bad.result(60)
+    assert all(other.result(60).continuation.tokens for other in others)
+
+
+def test_penalties_count_the_whole_answer_however_it_is_cut(engine: TorchEngine) -> None:
+    sampling = Sampling(presence_penalty=2.0, frequency_penalty=1.0, logit_bias=((2, -1e9),))
+
+    def in_parts(context: ProgramContext) -> Any:
+        prefix = context.prompt
+        for _ in range(4):
+            (part,) = yield Extend(prefix, 6, sampling=sampling, commit=True)
+            prefix += part.tokens
+
+    whole = engine.submit(request(sampling=sampling)).result(60).continuation.tokens
+    assert engine.submit(request(program=in_parts)).result(60).continuation.tokens == whole
+    assert len(whole) == 24
+
+
+def test_the_first_token_is_the_answers_own(engine: TorchEngine) -> None:
+    def choose(context: ProgramContext) -> Any:
+        candidates = yield Extend(context.prompt, 24, n=4, sampling=Sampling(temperature=1.0))
+        time.sleep(0.05)
+        yield Commit(candidates[0])
+
+    streamed = engine.submit(request()).result(60)
+    chosen = engine.submit(request(program=choose)).result(60)
+    assert streamed.seconds_to_first_token < streamed.seconds
+    assert chosen.seconds_to_first_token >= 0.05
+
+
+def test_a_judge_that_is_cancelled_ends_the_request(engine: TorchEngine) -> None:
+    class Cancelled:
+        def score(self, chats: Any) -> Any:
+            raise asyncio.CancelledError
+
+    def program(context: ProgramContext) -> Any:
+        yield Judge(Cancelled(), ([*context.chat],))
+
+    with pytest.raises(asyncio.CancelledError):
+        engine.submit(request(program=program)).result(20)
+
+
+def test_closing_leaves_nobody_waiting_and_frees_the_weights(tiny_model_folder: Path) -> None:
+    engine = TorchEngine(resolve_model(str(tiny_model_folder)))
+    weights = weakref.ref(engine._own.model)
+    handles: list[Any] = []
+
+    def flood() -> None:
+        while True:
+            try:
+                handles.append(engine.submit(request(max_tokens=400)))
+            except EngineError:
+                return
+
+    threads = [threading.Thread(target=flood) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    while len(handles) < 20:
+        time.sleep(0.001)
+    engine.close()
+    for thread in threads:
+        thread.join(20)
+    for handle in handles:
+        with suppress(CancelledError):
+            handle.result(20)
+    with pytest.raises(EngineError, match="is closed"):
+        engine.render(CHAT)
+    assert engine.capabilities.context_length == 512
+    assert engine.description["engine"] == "torch"
+    del handle, handles[:]
+    gc.collect()
+    assert weights() is None

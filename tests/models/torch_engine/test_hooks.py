@@ -157,3 +157,27 @@ def test_a_hook_that_raises_fails_its_own_request(engine: TorchEngine, kind: str
     with pytest.raises(RuntimeError, match="a mistake"):
         bad.result(60)
     assert good.result(60).text
+
+
+@pytest.mark.parametrize(
+    ("kind", "changed", "said"),
+    [
+        ("logits", lambda values: values[:-1], "gave 399 logits, not 400"),
+        ("logits", lambda values: values.sum()[None], "gave 1 logits, not 400"),
+        ("logits", lambda values: values * float("nan"), "not numbers"),
+        ("logits", lambda values: values - float("inf"), "forbids every token"),
+        ("activations", lambda values: values[:, :-1], "an activation hook gave"),
+    ],
+)
+def test_what_a_hook_gives_is_checked(engine: TorchEngine, kind: str, changed: Any, said: str) -> None:
+    class Strange:
+        layers = (1,)
+
+        def __call__(self, *arguments: Any) -> Any:
+            return changed(arguments[2])
+
+    hooks = Hooks(logits=(Strange(),)) if kind == "logits" else Hooks(activations=(Strange(),))
+    good, bad = engine.submit(request()), engine.submit(request(hooks=hooks))
+    with pytest.raises(ValueError, match=said):
+        bad.result(60)
+    assert good.result(60).stop_reason == "length"

@@ -64,22 +64,45 @@ class TorchEngine:
             self._models[name] = load(
                 part.path, device=device, dtype=dtype, device_map=device_map, where=part.name
             )
-        self._own = self._models[""]
+        own = self._models[""]
         for name, model in self._models.items():
-            if model.tokenizer.get_vocab() != self._own.tokenizer.get_vocab():
+            if model.tokenizer.get_vocab() != own.tokenizer.get_vocab():
                 raise ModelError(f"has another vocabulary than {reference.name}", where=name)
-        runners = {
+        self._runners = {
             name: ModelRunner(model, tree_budget=tree_bytes // len(self._models))
             for name, model in self._models.items()
         }
-        self._runner = runners[""]
-        self._weights = reference.identity
-        self._identity = self._digest()  # now, while the files are those that were loaded
+        # What is said of it is fixed now, while the files are those that were loaded, and stays after close.
+        self._dtype = str(own.dtype)
+        self._identity = self._digest()
+        self._description = self._describe(own)
+        self._capabilities = Capabilities(
+            operations=frozenset({"extend", "extend_prefix", "score", "next", "hidden", "judge", "commit"}),
+            hooks=frozenset({"logits", "activations", "gate"}),
+            sampling=frozenset(Sampling.__dataclass_fields__),
+            top_logprobs=100,
+            tools=own.takes_tools,
+            context_length=own.context_length,
+        )
         self._numbers = itertools.count()
         self._live = 0
         self._lock = threading.Lock()
         self._closed = False
-        self._scheduler = Scheduler(runners, Limits(memory // 4, rows=max_rows))
+        self._scheduler = Scheduler(self._runners, Limits(memory // 4, rows=max_rows))
+
+    @property
+    def _own(self) -> LoadedModel:
+        return self._opened()[""]
+
+    def _opened(self) -> Mapping[str, LoadedModel]:
+        models = self._models
+        if not models or self._closed:
+            raise EngineError("the engine is closed", where=self.name)
+        return models
+
+    @property
+    def _runner(self) -> ModelRunner:
+        return self._runners[""]
 
     @property
     def name(self) -> str:
@@ -96,40 +119,36 @@ class TorchEngine:
             canonical_json(
                 {
                     "engine": "torch",
-                    "weights": self._weights,
+                    "weights": self._reference.identity,
                     "auxiliary": {name: part.identity for name, part in self._auxiliary.items()},
-                    "dtype": str(self._own.dtype),
+                    "dtype": self._dtype,
                 }
             )
         )
 
-    @property
-    def description(self) -> dict[str, Any]:
-        """What a report says of it."""
+    def _describe(self, own: LoadedModel) -> dict[str, Any]:
         return {
             "engine": "torch",
             "model": self._reference.name,
-            "weights": self._weights,
+            "weights": self._reference.identity,
             "source": self._reference.source,
             "auxiliary": {name: part.source for name, part in self._auxiliary.items()},
-            "dtype": str(self._own.dtype).removeprefix("torch."),
-            "device": str(self._own.device),
+            "dtype": self._dtype.removeprefix("torch."),
+            "device": str(own.device),
             "deterministic": self._deterministic,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         }
 
     @property
+    def description(self) -> dict[str, Any]:
+        """What a report says of it."""
+        return dict(self._description)
+
+    @property
     def capabilities(self) -> Capabilities:
         """All operations, hooks and sampling settings."""
-        return Capabilities(
-            operations=frozenset({"extend", "extend_prefix", "score", "next", "hidden", "judge", "commit"}),
-            hooks=frozenset({"logits", "activations", "gate"}),
-            sampling=frozenset(Sampling.__dataclass_fields__),
-            top_logprobs=100,
-            tools=self._own.takes_tools,
-            context_length=self._own.context_length,
-        )
+        return self._capabilities
 
     def render(self, chat: Chat, tools: Sequence[dict[str, Any]] = ()) -> Tokens:
         """Token ids of the chat under the model's chat template, with the generation prompt."""
@@ -137,18 +156,18 @@ class TorchEngine:
 
     def submit(self, request: Request) -> Handle:
         """Queue a request; see ``Engine.submit``."""
-        if self._closed:
-            raise EngineError("the engine is closed", where=self.name)
+        models = self._opened()
+        own = models[""]
         check_request(request, self.capabilities)
-        prompt = self._own.render(
+        prompt = own.render(
             request.chat,
             request.tools,
             continue_final_message=request.continue_final_message,
             tool_choice=request.tool_choice,
         )
-        if len(prompt) >= self._own.context_length:
+        if len(prompt) >= own.context_length:
             raise ContextLengthError(
-                f"the prompt has {len(prompt)} tokens, the model's context {self._own.context_length}",
+                f"the prompt has {len(prompt)} tokens, the model's context {own.context_length}",
                 where=self.name,
                 hint="shorten the prompt",
             )
@@ -161,7 +180,7 @@ class TorchEngine:
                     hint="wait for some to finish and submit again",
                 )
             self._live += 1
-        task = Task(request, prompt, next(self._numbers), self._models, lambda: self._runner.layers.count)
+        task = Task(request, prompt, next(self._numbers), models, lambda: self._runner.layers.count)
         task.handle.future.add_done_callback(lambda _: self._count_down())
         self._scheduler.submit(task)
         return task.handle
@@ -172,7 +191,10 @@ class TorchEngine:
 
     def close(self) -> None:
         """Cancel what is under way and free the memory."""
-        if not self._closed:
+        with self._lock:
+            if self._closed:
+                return
             self._closed = True
-            self._scheduler.close()
-            self._models.clear()
+        self._scheduler.close()
+        self._models = {}
+        self._runners.clear()

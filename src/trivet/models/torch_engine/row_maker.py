@@ -1,5 +1,6 @@
 """The sequences that an operation of a program needs."""
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -11,6 +12,11 @@ from trivet.models.operations import Extend, Hidden, Next, Operation, Score, Tok
 from trivet.models.torch_engine.detokenizer import Detokenizer
 from trivet.models.torch_engine.loading import LoadedModel
 from trivet.models.torch_engine.rows import ExtendRow, HiddenRow, NextRow, Row, ScoreRow
+
+_LEAST = {
+    "temperature": 0.0, "top_p": 0.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1e-6,
+    "presence_penalty": -1e6, "frequency_penalty": -1e6,
+}  # fmt: skip
 
 
 class RowMaker:
@@ -35,6 +41,7 @@ class RowMaker:
         self._request, self._prompt, self._number = request, prompt, number
         self._models, self._own = models, models[""]
         self._layer_count, self._on_piece = layer_count, on_piece
+        self._vocabulary = int(self._own.model.get_input_embeddings().weight.shape[0])
         self._count = 0
 
     def make(self, operation: Operation) -> list[Row]:
@@ -63,6 +70,7 @@ class RowMaker:
         self._check(operation.prefix, 1)
         if operation.max_tokens < 1:
             return []
+        self._check_draws(operation)
         request, own = self._request, self._own
         streams = operation.commit and (request.on_text is not None or bool(request.hooks.gates))
         watched = streams or any(operation.stop)
@@ -167,6 +175,20 @@ class RowMaker:
                 where=self._own.where,
                 hint="shorten the prompt",
             )
-        vocabulary = self._own.model.get_input_embeddings().weight.shape[0]
-        if min(tokens) < 0 or max(tokens) >= vocabulary:
-            raise EngineError(f"a token id is outside the vocabulary of {vocabulary}")
+        if min(tokens) < 0 or max(tokens) >= self._vocabulary:
+            raise EngineError(f"a token id is outside the vocabulary of {self._vocabulary}")
+
+    def _check_draws(self, operation: Extend) -> None:
+        """Requests are drawn for together, so what cannot be drawn must not get that far."""
+        for name, least in _LEAST.items():
+            value = getattr(operation.sampling, name)
+            if not (isinstance(value, int | float) and least <= value < math.inf):
+                raise EngineError(f"{name} must be a number from {least:g}: {value!r}")
+        for token, _ in operation.sampling.logit_bias:
+            if not 0 <= token < self._vocabulary:
+                raise EngineError(
+                    f"logit_bias names the token {token}, outside the vocabulary of {self._vocabulary}",
+                    where=self._own.where,
+                )
+        if not 0 <= operation.top_logprobs <= self._vocabulary:
+            raise EngineError(f"top_logprobs must be 0 to {self._vocabulary}: {operation.top_logprobs}")

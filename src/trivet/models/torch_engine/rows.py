@@ -76,7 +76,10 @@ class Row:
     ) -> Callable[[torch.Tensor], torch.Tensor | None]:
         def call(hidden: torch.Tensor) -> torch.Tensor | None:
             try:
-                return hook(layer, position, hidden)
+                edited = hook(layer, position, hidden)
+                if edited is not None and edited.shape != hidden.shape:
+                    raise ValueError(f"an activation hook gave {_size(edited)}, not {_size(hidden)}")
+                return edited
             except Exception as error:  # one request's hook must not stop the others in the batch
                 self.error = self.error or error
                 return None
@@ -86,6 +89,27 @@ class Row:
     def finish(self) -> None:
         """All tokens were fed and nothing more is to come."""
         self.done = True
+
+
+def _size(values: Any) -> str:
+    return "×".join(map(str, values.shape))
+
+
+def _transformed(
+    transforms: Sequence[LogitsTransform], tokens: Sequence[int], prompt_length: int, logits: torch.Tensor
+) -> torch.Tensor:
+    """``logits`` [vocabulary] after the transforms; what they give is checked, for the sake of the batch."""
+    for transform in transforms:
+        # Transforms belong to users, who may edit in place; the batch must not notice.
+        changed = transform(tuple(tokens), prompt_length, logits.clone())
+        if changed.shape != logits.shape:
+            raise ValueError(f"a logits transform gave {_size(changed)} logits, not {_size(logits)}")
+        if changed.isnan().any():
+            raise ValueError("a logits transform gave logits that are not numbers")
+        if not torch.isfinite(changed).any():
+            raise ValueError("a logits transform forbids every token")
+        logits = changed
+    return logits
 
 
 @dataclass(eq=False)
@@ -110,19 +134,17 @@ class ExtendRow(Row):
 
     def draw(self) -> Draw:
         """Settings and state for the next token."""
-        return Draw(self.sampling, self.random, self.prefix, self.answer, self.top_logprobs)
+        # What of the prefix follows the prompt belongs to the answer, for the penalties that count it.
+        begun = [*self.prefix[self.prompt_length :], *self.answer]
+        return Draw(self.sampling, self.random, self.prefix[: self.prompt_length], begun, self.top_logprobs)
 
     def transformed(self, logits: torch.Tensor) -> torch.Tensor:
         """``logits`` [vocabulary] after this request's transforms; a failing transform fails the request."""
         try:
-            for transform in self.transforms:
-                # Transforms belong to users, who may edit in place; the batch must not notice.
-                logits = transform(tuple(self.tokens), self.prompt_length, logits.clone())
-                if not torch.isfinite(logits).any():
-                    raise ValueError("a logits transform forbids every token")
+            return _transformed(self.transforms, self.tokens, self.prompt_length, logits)
         except Exception as error:
             self.error = error
-        return logits
+            return logits
 
     def take(self, drawn: Drawn) -> None:
         """The next token was drawn."""
@@ -197,8 +219,7 @@ class NextRow(Row):
     def take(self, logits: torch.Tensor) -> None:
         """``logits`` [vocabulary] were computed."""
         try:
-            for transform in self.transforms:
-                logits = transform(tuple(self.tokens), self.prompt_length, logits.clone())
+            logits = _transformed(self.transforms, self.tokens, self.prompt_length, logits)
         except Exception as error:
             self.error = error
         self.result = logits.log_softmax(-1).cpu().numpy()

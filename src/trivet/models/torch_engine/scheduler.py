@@ -51,6 +51,8 @@ class Scheduler:
         self._active: list[Row] = []
         self._count = 0
         self._closing = False
+        self._closed = False  # no task comes after this; under the lock
+        self._lock = threading.Lock()
         self._judges = ThreadPoolExecutor(
             8, thread_name_prefix="trivet-judge", initializer=lambda: setattr(inside_judge, "yes", True)
         )
@@ -58,13 +60,22 @@ class Scheduler:
         self._thread.start()
 
     def submit(self, task: Task) -> None:
-        """Take a task over."""
+        """Take a task over.
+
+        Raises:
+            EngineError: the scheduler is closed.
+        """
         task.handle.on_cancel = lambda: self._inbox.put(lambda: self._drop(task))
-        self._inbox.put(lambda: self._begin(task))
+        with self._lock:  # a task that came after the end would be waited for without end
+            if self._closed:
+                raise EngineError("the engine is closed")
+            self._inbox.put(lambda: self._begin(task))
 
     def close(self) -> None:
         """Cancel all tasks and end the thread."""
-        self._inbox.put(self._close)
+        with self._lock:
+            self._closed = True
+            self._inbox.put(self._close)
         self._thread.join()
         self._judges.shutdown(wait=False, cancel_futures=True)
 
@@ -129,17 +140,19 @@ class Scheduler:
         assert operation is not None
 
         def score() -> None:
+            if task.finished:  # cancelled while it waited for its turn
+                return
             result: Any = None
-            failure: Exception | None = None
+            failure: BaseException | None = None
             try:
                 result = list(operation.judge.score(operation.chats))
-            except Exception as error:
+            except BaseException as error:  # also a cancellation inside the judge: the program waits
                 failure = error
             self._inbox.put(lambda: self._resume(task, result, failure))
 
         self._judges.submit(score)
 
-    def _resume(self, task: Task, result: Any, failure: Exception | None = None) -> None:
+    def _resume(self, task: Task, result: Any, failure: BaseException | None = None) -> None:
         if task in self._tasks:
             self._guarded(task, lambda: task.resume(result, failure))
 
@@ -161,7 +174,7 @@ class Scheduler:
         self._owner.pop(row, None)
         if row in self._active:
             self._active.remove(row)
-            self._runners[row.model].end(row)
+        self._runners[row.model].end(row)
 
     # -- joining the batch
 

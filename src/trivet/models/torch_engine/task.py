@@ -104,7 +104,7 @@ class Task:
         self._program = request.program(self._context)
         self.resume(None)
 
-    def resume(self, result: Any, failure: Exception | None = None) -> None:
+    def resume(self, result: Any, failure: BaseException | None = None) -> None:
         """Go on with the result of the last operation, until the next one or the end."""
         assert self._program is not None
         while not self.answer.blocked:
@@ -120,7 +120,7 @@ class Task:
                     self.usage.judge_calls += len(operation.chats)
                     return
                 if isinstance(operation, Commit):
-                    self.answer.add(operation.continuation)
+                    self._commit(operation)
                     continue
                 self.rows = self._maker.make(operation)
             except UnsupportedError:
@@ -132,6 +132,11 @@ class Task:
                 return
             result = self.collect()
         self._finish()
+
+    def _commit(self, operation: Commit) -> None:
+        if self._first is None:
+            self._first = time.perf_counter() - self._started
+        self.answer.add(operation.continuation)
 
     def collect(self) -> Any:
         """The result of the operation whose rows are done."""
@@ -171,14 +176,14 @@ class Task:
             self.handle.future.set_exception(error)
 
     def note_token(self) -> None:
-        """A token was drawn."""
-        if self._first is None:
+        """A token was drawn; one of the answer counts as its first."""
+        if self._first is None and isinstance(self._operation, Extend) and self._operation.commit:
             self._first = time.perf_counter() - self._started
 
     def _finish(self) -> None:
         self._close()
         text, continuation = self.answer.finish()
-        self.usage.completion_tokens = len(continuation.tokens)
+        self.usage.completion_tokens = self.answer.token_count
         completion = Completion(
             text=text,
             continuation=continuation,
