@@ -8,7 +8,8 @@ from rich.console import Console
 
 from trivet.data.prompts import prompt_digest
 from trivet.errors import StudyError
-from trivet.study.circular import Measured, Steered, find_circles, refuse_circles, shared_rows
+from trivet.judges.resolve import resolve
+from trivet.study.circular import Measured, Steered, find_circles, grading_models, refuse_circles, shared_rows
 from trivet.study.driver import open_study, run_study
 
 
@@ -105,3 +106,21 @@ def test_allowed_it_marks_the_numbers(circular, tmp_path):
     (mark,) = outcome.results.marks
     assert (mark.system, mark.evaluation, mark.judge) == ("best", "my", "refusal_string_match")
     assert mark.text in outcome.report.read_text()
+
+
+def test_a_model_that_selects_answers_does_not_grade_them_under_another_name():
+    selects = resolve({"judge": "grader", "model": "inspect:mockllm/model", "rubric": "helpfulness"})
+    grades = resolve({"judge": "grader"})
+    steered = grading_models((selects,), bound=())
+    assert steered == {"mockllm/model"}
+    for bound, expected in (
+        (("mockllm/model",), 1),
+        (("mockllm/other", "mockllm/model"), 1),
+        (("mockllm/other",), 0),
+    ):
+        found = find_circles(
+            [Steered("system", (selects,), steered)],
+            [Measured("harmless", (grades,), frozenset(), grading_models((grades,), bound))],
+        )
+        assert len(found) == expected
+        assert all("is graded by mockllm/model" in circle.text for circle in found)

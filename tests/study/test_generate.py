@@ -115,3 +115,20 @@ def test_engine_auto_is_refused(study, tmp_path, tiny_model_folder, where):
         changes = {"systems": {"plain": {"model": str(tiny_model_folder), "engine": "auto"}}}
     with pytest.raises(TrivetError, match="engine: auto"):
         run(study("turns", **changes), tmp_path / "store")
+
+
+def test_a_log_whose_prompts_only_share_their_ids_does_not_stand_in(study, tmp_path, tiny_model_folder):
+    run(study("turns"), tmp_path / "first")
+    (tmp_path / "before.eval").write_bytes((tmp_path / "first/logs/tiny/plain/turns.eval").read_bytes())
+    systems = {"plain": {"model": str(tiny_model_folder)}, "before": {"log": "before.eval"}}
+    (tmp_path / "more.py").write_text(TASKS.replace("Number {i}?", "Another {i}?"))
+    results = run(study("turns", systems=systems), tmp_path / "second").results
+    (failed,) = results.failed
+    assert failed.systems == ["before"] and "is another one than that of turns" in failed.error
+
+
+def test_a_reference_that_cannot_be_opened_is_said_to_be_another(study, tmp_path, tiny_model_folder):
+    systems = {"lost": {"model": str(tmp_path / "nothing")}, "plain": {"model": str(tiny_model_folder)}}
+    results = run(study("turns", systems=systems, reference="lost"), tmp_path / "store").results
+    assert results.reference == "plain"
+    assert any("the reference lost could not be opened" in warning for warning in results.warnings)

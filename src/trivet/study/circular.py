@@ -11,14 +11,16 @@ from dataclasses import dataclass
 
 from trivet.errors import StudyError
 from trivet.judges import Judge
+from trivet.judges.grader import GraderJudge
 
 
 @dataclass(frozen=True)
 class Steered:
-    """A system and the judges that select or steer its answers."""
+    """A system and the judges that select or steer its answers; ``graders`` are the models among them."""
 
     name: str
     judges: tuple[Judge, ...]
+    graders: frozenset[str] = frozenset()
 
     @property
     def rows(self) -> frozenset[str]:
@@ -28,11 +30,15 @@ class Steered:
 
 @dataclass(frozen=True)
 class Measured:
-    """An evaluation, the judges that score it, and digests of the prompts that it asks."""
+    """An evaluation, the judges that score it, and digests of the prompts that it asks.
+
+    ``graders`` are the models that grade its answers.
+    """
 
     name: str
     judges: tuple[Judge, ...]
     prompts: frozenset[str]
+    graders: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,20 @@ def _judges(system: Steered, used: dict[str, str], evaluation: Measured) -> Iter
         if judge.identity in used:
             text = f"{evaluation.name} is scored by {judge.name}, which selects the answers of {system.name}"
             yield Circle(system.name, evaluation.name, judge.name, text)
+            return
+    for model in sorted(system.graders & evaluation.graders):
+        text = f"{evaluation.name} is graded by {model}, which selects the answers of {system.name}"
+        yield Circle(system.name, evaluation.name, model, text)
+
+
+def grading_models(judges: Iterable[Judge], bound: Sequence[str]) -> frozenset[str]:
+    """Names of the models that grade, as Inspect names them; ``bound`` are those of its role ``grader``."""
+    found: list[str] = []
+    for judge in judges:
+        if isinstance(judge, GraderJudge):
+            model = judge.config.model
+            found += bound if model is None else [model] if isinstance(model, str) else model
+    return frozenset(name.removeprefix("inspect:") for name in found)
 
 
 def shared_rows(systems: Iterable[Steered], evaluations: Sequence[Measured]) -> list[str]:

@@ -9,10 +9,19 @@ from rich.console import Console
 
 from trivet.errors import ConfigError, StudyError, TrivetError
 from trivet.judges.base import Judge
+from trivet.judges.grader import GraderJudge
 from trivet.judges.resolve import resolve
 from trivet.study.address import derived_seed
 from trivet.study.cell import Cell
-from trivet.study.circular import Circle, Measured, Steered, find_circles, refuse_circles, shared_rows
+from trivet.study.circular import (
+    Circle,
+    Measured,
+    Steered,
+    find_circles,
+    grading_models,
+    refuse_circles,
+    shared_rows,
+)
 from trivet.study.evaluations import Evaluation, anchored_judge, resolve_evaluation
 from trivet.study.finish import Outcome, finish
 from trivet.study.generate import Failure, failure_of
@@ -68,10 +77,16 @@ class Study:
         ]
 
     def _judge_identities(self, evaluation: Evaluation) -> tuple[str, ...]:
-        found = [judge.identity for judge in self.judges[evaluation.label]]
-        if self.spec.grader:
-            found += [self.spec.grader] if isinstance(self.spec.grader, str) else self.spec.grader
-        return tuple(found)
+        judges = self.judges[evaluation.label]
+        role = self.spec.graders if graded_by_role(evaluation, judges) else ()
+        return (*(judge.identity for judge in judges), *role)
+
+
+def graded_by_role(evaluation: Evaluation, judges: Sequence[Judge]) -> bool:
+    """Whether the models of Inspect's role ``grader`` may score it: a grader without a model, or any task
+    that is not ours, whose scorers are not known."""
+    ours = evaluation.entry.shipped or evaluation.entry.prompts is not None
+    return not ours or any(isinstance(j, GraderJudge) and j.config.model is None for j in judges)
 
 
 def open_study(path: Path, *, grader: str | Sequence[str] | None = None) -> Study:
@@ -111,6 +126,7 @@ def open_study(path: Path, *, grader: str | Sequence[str] | None = None) -> Stud
         raise first
     check_circles(study, where=str(path))
     check_legs(study, where=str(path))
+    study.notes += _notes(study)
     study.qualities = qualities(
         {judge.name: judge for found in study.judges.values() for judge in found},
         spec.labels,
@@ -145,18 +161,36 @@ def check_circles(study: Study, *, where: str) -> None:
     Raises:
         StudyError: a use is circular.
     """
-    systems = [Steered(name, system.judges) for name, system in study.systems.items()]
+    bound = study.spec.graders
+    systems = [
+        Steered(name, system.judges, grading_models(system.judges, bound))
+        for name, system in study.systems.items()
+    ]
     measured = [
         Measured(
             e.label,
             study.judges[e.label],
             frozenset(str(row["prompt_digest"]) for row in e.rows),
+            grading_models(study.judges[e.label], bound)
+            | frozenset(bound if graded_by_role(e, study.judges[e.label]) else ()),
         )
         for e in study.evaluations
     ]
     study.circles = find_circles(systems, measured)
     study.notes = shared_rows(systems, measured)
     refuse_circles(study.circles, allow=study.spec.allow_circular, where=where)
+
+
+def _notes(study: Study) -> list[str]:
+    wanted, notes = reference_of(study.spec), []
+    if study.reference != wanted:
+        notes.append(
+            f"the reference {wanted} could not be opened: the others are compared with {study.reference}, "
+            "and honest is measured against it"
+        )
+    if study.spec.max_cost is not None and study.spec.grader:
+        notes.append("max_cost counts the systems; what the grader costs is not known and not counted")
+    return notes
 
 
 def check_legs(study: Study, *, where: str) -> None:
@@ -195,9 +229,8 @@ def grader_roles(spec: StudySpec) -> "dict[str, Model | list[Model]] | None":
         return None
     from inspect_ai.model import get_model
 
-    if isinstance(spec.grader, str):
-        return {"grader": get_model(spec.grader)}
-    return {"grader": [get_model(name) for name in spec.grader]}
+    models = [get_model(name) for name in spec.graders]
+    return {"grader": models[0] if len(models) == 1 else models}
 
 
 def plan_study(

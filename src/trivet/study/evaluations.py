@@ -25,6 +25,7 @@ from trivet.study.spec import EvaluationEntry
 if TYPE_CHECKING:
     from inspect_ai import Task
     from inspect_ai.dataset import Sample
+    from inspect_ai.log import EvalSample
 
 
 ROWS = ("dataset", "instructions", "questions")
@@ -257,7 +258,7 @@ def _content(sample: "Sample") -> dict[str, Any]:
     return values
 
 
-def sample_text(sample: "Sample") -> str:
+def sample_text(sample: "Sample | EvalSample") -> str:
     """The last user message."""
     if isinstance(sample.input, str):
         return sample.input
@@ -282,13 +283,27 @@ def _row(sample: "Sample", label: str) -> dict[str, Any]:
 
 def _source(entry: EvaluationEntry, base: Path) -> str:
     if entry.prompts is not None:
-        return "prompts"
+        return _shipped_source("prompts")
     assert entry.task is not None
     if entry.shipped:
-        module = importlib.import_module(f"trivet.evaluate.{entry.task}")
-        return file_digest(Path(str(module.__file__)))
+        return _shipped_source(entry.task)
     if "@" in entry.task:
         return file_digest(base / entry.task.rpartition("@")[0])
     package = entry.task.split("/", 1)[0]
     point = next(p for p in importlib.metadata.entry_points(group="inspect_ai") if p.name == package)
     return f"{package} {point.dist.version if point.dist else ''}"
+
+
+def _shipped_source(name: str) -> str:
+    """Digest of an evaluation that ships, and of the rules and readers of answers that score it."""
+    import trivet.evaluate
+    import trivet.judges
+
+    own, judges = (Path(str(package.__file__)).parent for package in (trivet.evaluate, trivet.judges))
+    files = [
+        own / f"{name}.py",
+        *sorted(own.glob("_*.py")),
+        *(judges / f"{reader}.py" for reader in ("answers", "exchange", "multiple_choice")),
+        *sorted((judges / "rules").glob("*.py")),
+    ]
+    return sha256_text(canonical_json([file_digest(file) for file in files]))

@@ -125,7 +125,12 @@ def generate(
     _register_hook()
     _listeners.append(on_sample)
     try:
-        logs = _run(tasks, folder, max_connections, deterministic, roles) if tasks else []
+        logs = [
+            log
+            for inline in (False, True)
+            if (chosen := [task for task in tasks if (task.sandbox is not None) is inline])
+            for log in _run(chosen, folder, max_connections, deterministic, roles, inline=inline)
+        ]
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
@@ -165,9 +170,9 @@ def _task(job: Job, model: "Model") -> Any:
 
 
 def _run(
-    tasks: list[Any], folder: Path, max_connections: int, deterministic: bool, roles: Any
+    tasks: list[Any], folder: Path, max_connections: int, deterministic: bool, roles: Any, *, inline: bool
 ) -> list[EvalLog]:
-    inline = any(task.sandbox is not None for task in tasks)
+    """One call of Inspect. ``inline``: tasks that need their sandbox to score do so before it is gone."""
     connections = 1 if deterministic else max_connections
     return inspect_eval(
         tasks,

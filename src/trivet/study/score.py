@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from inspect_ai import score as inspect_score
 from inspect_ai.log import EvalLog, read_eval_log, write_eval_log
 
+from trivet.data.prompts import prompt_digest
 from trivet.errors import DataError, StudyError, TrivetError
-from trivet.study.evaluations import Evaluation
+from trivet.study.evaluations import Evaluation, sample_text
 from trivet.study.generate import is_unanswerable
 
 if TYPE_CHECKING:
@@ -78,6 +79,14 @@ def import_log(path: Path, evaluation: Evaluation, ids: Sequence[str]) -> EvalLo
             where=str(path),
             hint="prompts are matched by sample id; run its task on the same rows",
         )
+    asked = {str(row["id"]): row["prompt_digest"] for row in evaluation.rows}
+    for sample in log.samples:
+        if prompt_digest(sample_text(sample)) != asked[str(sample.id)]:
+            raise DataError(
+                f"the prompt {str(sample.id)!r} is another one than that of {evaluation.label} in this study",
+                where=str(path),
+                hint="run its task on the same rows; ids alone do not make prompts the same",
+            )
     return log
 
 

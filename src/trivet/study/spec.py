@@ -104,7 +104,7 @@ class StudySpec(Config):
     seeds: int = Field(default=1, ge=1, description="replicas of steps that train")
     limit: int | None = Field(default=None, ge=1, description="prompts an evaluation, at most")
     max_tokens: int = Field(default=256, ge=1, description="tokens an answer, at most")
-    max_cost: float | None = Field(default=None, gt=0, description="US dollars for all endpoints together")
+    max_cost: float | None = Field(default=None, gt=0, description="US dollars for all systems together")
     prices: dict[str, Price] = Field(default_factory=dict, description="by system")
     legs: dict[str, Any] | None = None
     labels: dict[str, str] = Field(
@@ -122,6 +122,11 @@ class StudySpec(Config):
         if isinstance(value, list):
             return [{"task": entry} if isinstance(entry, str) else entry for entry in value]
         return value
+
+    @property
+    def graders(self) -> tuple[str, ...]:
+        """The models bound to Inspect's role ``grader``."""
+        return (self.grader,) if isinstance(self.grader, str) else tuple(self.grader or ())
 
     @property
     def log_systems(self) -> list[str]:
