@@ -69,3 +69,9 @@ def test_a_public_sets_path_is_relative_to_the_study(tmp_path, monkeypatch):
     monkeypatch.chdir("/")
     found = cell(tmp_path, {"task": "over_refusal", "args": {"dataset": "xstest:sets/xstest.csv"}})
     assert len(found.ids) == 1
+
+
+@pytest.mark.parametrize("task", ["harmless", "over_refusal"])
+def test_a_judge_with_settings_scores_the_evaluations_that_ship(tmp_path, task):
+    judge = {"judge": "grader", "rubric": "refusal"}
+    assert cell(tmp_path, {"task": task, "judge": judge}).evaluation.task(["x"][:0]).scorer

@@ -1,5 +1,6 @@
 """What the scorers share: the answer's text, judges in batches, scores that say why there is none."""
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -49,6 +50,17 @@ def no_answer(state: TaskState, **metadata: Any) -> Score:
 
 def _ending(state: TaskState) -> dict[str, Any]:
     return {"stop_reason": state.output.stop_reason} if state.output.choices else {}
+
+
+def judge_text(judge: str | dict[str, Any]) -> str:
+    """A judge as one text, so that a log can rebuild its scorer: its name, or JSON with its settings."""
+    return judge if isinstance(judge, str) else json.dumps(judge)
+
+
+def judge_spec(judge: str | Judge) -> str | dict[str, Any] | Judge:
+    """What ``judge_text`` was given; a judge itself stays as it is."""
+    written = isinstance(judge, str) and judge.lstrip().startswith("{")
+    return dict(json.loads(str(judge))) if written else judge
 
 
 class _Item:

@@ -10,8 +10,6 @@ The score is the judge's value in its own unit, larger meaning more of its objec
 gives one; where it could not score, the score says why. Cost: one generation and one verdict for each prompt.
 """
 
-import json
-from collections.abc import Mapping
 from typing import Any
 
 from inspect_ai import Task, task
@@ -27,6 +25,8 @@ from trivet.evaluate._samples import EvaluationConfig, choose, dataset_of, rows_
 from trivet.evaluate._scoring import (
     BatchedJudge,
     answer_text,
+    judge_spec,
+    judge_text,
     judged_chat,
     label_shares,
     no_answer,
@@ -59,7 +59,7 @@ def build(config: Config) -> Task:
     return Task(
         name=config.name,
         dataset=dataset_of(samples, config.name, config.dataset),
-        scorer=prompts_scorer(config.judge if isinstance(config.judge, str) else json.dumps(config.judge)),
+        scorer=prompts_scorer(judge_text(config.judge)),
         viewer=ViewerConfig(trust_content=False),
         version=VERSION,
         metadata={"evaluation": config.name, "rows": rows_digest(chosen)},
@@ -94,8 +94,7 @@ def prompts_scorer(judge: str) -> Scorer:
     Args:
         judge: its name, or a JSON object with its settings, so that a log can rebuild the scorer.
     """
-    spec: str | Mapping[str, Any] = json.loads(judge) if judge.lstrip().startswith("{") else judge
-    batched = BatchedJudge(spec)
+    batched = BatchedJudge(judge_spec(judge))
 
     async def score(state: TaskState, target: Target) -> Score:
         if answer_text(state) is None:
