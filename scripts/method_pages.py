@@ -3,6 +3,7 @@
 The page is made from the code, so it cannot drift; ``make docs`` runs this before the site is built.
 """
 
+import importlib
 import inspect
 from pathlib import Path
 
@@ -14,7 +15,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "methods.md"
 def describe(name: str) -> str:
     """One method as Markdown."""
     entry = catalogue.find(name)
-    text = [f"## {name}", "", inspect.cleandoc(entry.module.__doc__ or "")]
+    text = [f"## {name}", "", inspect.cleandoc(importlib.import_module(entry.module).__doc__ or "")]
     if entry.paper is not None:
         text += ["", f"Paper: {entry.paper}. Version: {entry.version}."]
     fields = entry.config.model_fields

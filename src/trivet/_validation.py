@@ -92,11 +92,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         value = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)  # noqa: S506 - a SafeLoader
     except FileNotFoundError:
-        raise ConfigError("no such file", where=str(path)) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot be read: {error}", where=str(path)) from None
+        raise ConfigError("no such file", where=str(path), hint="check the path") from None
+    except UnicodeDecodeError as error:
+        byte, line = error.object[error.start], error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(
+            f"is not UTF-8: byte 0x{byte:02x} in line {line}",
+            where=str(path),
+            hint="save the file as UTF-8",
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror or error}", where=str(path)) from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"is not valid YAML: {' '.join(str(error).split())}", where=str(path)) from None
+        said = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
+        raise ConfigError(f"is not valid YAML: {said}", where=str(path), hint="mend that line") from None
     if not isinstance(value, dict):
         raise ConfigError("the top level must be a mapping of keys to values", where=str(path))
     return value

@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -86,6 +87,42 @@ def test_a_prompt_that_is_too_long_is_a_message(tiny_model_folder: Path) -> None
     result = chat("word " * 600 + "\n", str(tiny_model_folder))
     assert result.exit_code == 2
     assert "context" in result.stderr
+
+
+def piped(*arguments: str) -> "subprocess.Popen[bytes]":
+    """A chat whose messages come through a pipe, in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "trivet", "chat", *arguments],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8:surrogateescape"},
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_message_that_is_not_utf8_is_a_message(tiny_model_folder: Path) -> None:
+    with piped(str(tiny_model_folder)) as process:
+        _, errors = process.communicate(b"caf\xe9\n", timeout=60)
+    assert process.returncode == 2
+    assert errors.decode().strip() == "Error: stdin: the message is not UTF-8\n  → send UTF-8 text"
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_pipe_ends_with_130(tiny_model_folder: Path) -> None:
+    system = tiny_model_folder.parent / "endless-pipe.yaml"
+    system.write_text(
+        f"model: {tiny_model_folder}\nmax_tokens: 480\nsampling: {{logit_bias: {{2: -100}}}}\n",
+        encoding="utf-8",
+    )
+    with piped(str(system)) as process:
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        process.stdin.write(b"Hello\n" + b"/reset\nHello\n" * 500)
+        process.stdin.flush()
+        assert process.stdout.read(1)
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+        errors = process.stderr.read().decode()
+    assert process.returncode == 130, errors
+    assert errors.strip() == "Interrupted; what was finished is kept."
 
 
 class Terminal:

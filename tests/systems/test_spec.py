@@ -96,9 +96,9 @@ def test_a_mistake_is_named_with_its_file(tmp_path: Path, text: str, said: str) 
 def test_a_missing_file_and_one_that_is_not_text(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         load_spec(tmp_path / "gone.yaml")
-    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match="cannot be read"):
-        load_spec(tmp_path / "binary.yaml")
+    (tmp_path / "latin.yaml").write_bytes("model: x\nsystem_prompt: café\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"latin\.yaml: is not UTF-8: byte 0xe9 in line 2\n.*save the file"):
+        load_spec(tmp_path / "latin.yaml")
 
 
 def test_a_spec_is_frozen() -> None:

@@ -48,6 +48,17 @@ def command(
         _Conversation(opened, options, seed).run()
 
 
+def _text(line: str) -> str:
+    """``line``, refused where stdin's bytes were not text: Python marks those as lone surrogates."""
+    from trivet.errors import DataError
+
+    try:
+        line.encode("utf-8")
+    except UnicodeEncodeError:
+        raise DataError("the message is not UTF-8", where="stdin", hint="send UTF-8 text") from None
+    return line
+
+
 class _Conversation:
     """Reads messages, prints answers, keeps the chat."""
 
@@ -74,13 +85,16 @@ class _Conversation:
                     return
                 interrupted = not self._handle(message)
             except KeyboardInterrupt:
-                if interrupted or not self._terminal:
+                if not self._terminal:
+                    raise
+                if interrupted:
                     self._out.print()
                     return
                 interrupted = True
                 self._note("\nCtrl-C again leaves.")
             except TrivetError as error:
-                self._chat.pop()  # the message that could not be answered
+                if self._chat and self._chat[-1]["role"] == "user":
+                    self._chat.pop()  # the message that could not be answered
                 if not self._terminal:
                     raise
                 self._note(f"Error: {error}")
@@ -89,9 +103,9 @@ class _Conversation:
         """The next message, ``None`` at the end."""
         if not self._terminal:
             line = sys.stdin.readline()
-            return line.rstrip("\n") if line else None
+            return _text(line).rstrip("\n") if line else None
         try:
-            return input("> ")
+            return _text(input("> "))
         except EOFError:
             self._out.print()
             return None
@@ -143,6 +157,8 @@ class _Conversation:
         if stopped:
             self._chat.append({"role": "assistant", "content": "".join(shown).strip()})
             self._note("(stopped; Ctrl-C again leaves)")
+            if not self._terminal:
+                raise KeyboardInterrupt
             return False
         try:
             answer = pending.answer()

@@ -99,12 +99,15 @@ def _on_disk_or_hub(name: str) -> ModelReference:
                 raise ModelError("is not a GGUF file: it does not begin with GGUF", where=name)
         return ModelReference(name, "gguf", path)
     if name.startswith((".", "/", "~")) or path.suffix.lower() == ".gguf" or name.count("/") > 1:
-        raise ModelError("no such file or folder", where=name)
+        raise ModelError("no such file or folder", where=name, hint="check the path")
     if _HUB_ID.fullmatch(name):
         path = _from_hub(name)
         check_folder(path)
         return ModelReference(name, "hub", path, name)
-    raise ModelError(f"unknown model {name!r}", hint=did_you_mean(name, [embedded.NAME]))
+    raise ModelError(
+        f"unknown model {name!r}",
+        hint=f"{did_you_mean(name, [embedded.NAME])} `trivet models list` shows every form of a name",
+    )
 
 
 def _openai(name: str) -> ModelReference:
