@@ -195,3 +195,8 @@ def test_a_closed_engine_refuses(scheduler):
     engine.close()
     with pytest.raises(EngineError, match="closed"):
         engine.submit(make(plain))
+
+
+def test_no_tokens_asked_for_gives_none(scheduler):
+    answer = scheduler(Letters()).submit(make(plain, max_tokens=0)).result(5)
+    assert (answer.text, answer.stop_reason) == ("", "length")

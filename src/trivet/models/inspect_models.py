@@ -21,7 +21,7 @@ from trivet.models.threaded import ThreadedScheduler
 
 if TYPE_CHECKING:
     from inspect_ai.model import ChatMessage, Model, ModelOutput
-    from inspect_ai.tool import ToolCall, ToolInfo
+    from inspect_ai.tool import ToolCall, ToolChoice, ToolInfo
 
 _Result = TypeVar("_Result")
 _STOP_REASONS: dict[str, StopReason] = {
@@ -112,8 +112,8 @@ class _LoopThread:
             try:
                 return future.result(timeout=0.05)
             except TimeoutError:
-                if future.done():
-                    raise
+                if future.done():  # it came between the end of the wait and here
+                    return future.result()
                 if cancelled():
                     future.cancel()
 
@@ -180,7 +180,10 @@ class _InspectBackend:
         )
         messages = to_inspect_messages(request.chat)
         tools = [_tool_info(tool) for tool in request.tools]
-        calls = (self._model.generate(messages, tools=tools, config=config) for _ in range(n))
+        choice = _tool_choice(request.tool_choice)
+        calls = (
+            self._model.generate(messages, tools=tools, tool_choice=choice, config=config) for _ in range(n)
+        )
         try:
             return list(await asyncio.gather(*calls))
         except Exception as error:  # each provider raises errors of its own
@@ -243,6 +246,15 @@ def _tool_info(schema: dict[str, Any]) -> "ToolInfo":
         description=function.get("description", ""),
         parameters=ToolParams.model_validate(function.get("parameters", {"properties": {}})),
     )
+
+
+def _tool_choice(choice: str | dict[str, Any] | None) -> "ToolChoice | None":
+    from inspect_ai.tool import ToolFunction
+
+    if isinstance(choice, dict):
+        return ToolFunction(name=str(choice["function"]["name"]))
+    names: dict[str | None, ToolChoice] = {"auto": "auto", "none": "none", "required": "any"}
+    return names.get(choice)
 
 
 def _continuation(output: "ModelOutput") -> Continuation:

@@ -156,7 +156,7 @@ class _LlamaCppBackend:
                 "the llama.cpp engine does not continue a final assistant message",
                 hint="use the PyTorch engine (engine: torch)",
             )
-        prompt = self.render(request.chat, request.tools)
+        prompt = self.render(request.chat, request.tools if request.tool_choice != "none" else ())
         if len(prompt) >= self._context_length:
             raise ContextLengthError(
                 f"the prompt has {len(prompt)} tokens and the context holds {self._context_length}",
@@ -219,6 +219,10 @@ class _LlamaCppBackend:
     def _body(self, operation: Extend, seed: int) -> dict[str, Any]:
         sampling = operation.sampling
         room = self._context_length - len(operation.prefix)
+        if room < 1:
+            raise ContextLengthError(
+                f"the prefix has {len(operation.prefix)} tokens and the context holds {self._context_length}"
+            )
         return {
             "prompt": list(operation.prefix),
             "max_tokens": min(operation.max_tokens, room),

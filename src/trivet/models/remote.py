@@ -139,6 +139,7 @@ def _api_key(url: str, variable: str | None) -> str:
 
 def _asking(url: str, ask: Callable[[], Any]) -> Any:
     """Call the endpoint and turn its failures into our errors, without the key or request in the message."""
+    import httpx
     import openai
 
     try:
@@ -155,6 +156,12 @@ def _asking(url: str, ask: Callable[[], Any]) -> Any:
             raise ContextLengthError(detail, where=url, hint="shorten the prompt or max_tokens") from None
         hint = "set api_key_env to the variable with your key" if error.status_code in {401, 403} else None
         raise EndpointError(f"answers {error.status_code}: {detail}", where=url, hint=hint) from None
+    except httpx.HTTPError as error:  # in the middle of a stream, which the client library does not wrap
+        raise EndpointError(
+            f"broke off its answer ({type(error).__name__})",
+            where=url,
+            hint="check that the server runs, and ask again",
+        ) from None
     except (openai.OpenAIError, ValueError) as error:
         raise EndpointError(f"gives an answer that cannot be read: {error}", where=url) from None
 
@@ -245,7 +252,7 @@ class _RemoteBackend:
         on_text: Callable[[str], None] | None,
         usage: Usage,
     ) -> Continuation:
-        text, finish = "", "length"
+        text, finish = "", None
         logprobs: list[float] = []
         calls: dict[int, dict[str, Any]] = {}
         with self._create(**arguments) as stream:
@@ -266,6 +273,8 @@ class _RemoteBackend:
                         text += choice.delta.content
                         if on_text is not None:
                             on_text(choice.delta.content)
+        if finish is None and not cancelled():
+            raise EndpointError("ended its answer without saying why it stopped", where=self._url)
         reason: StopReason = (
             "length" if finish == "length" else "blocked" if finish == "content_filter" else "stop"
         )

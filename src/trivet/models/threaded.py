@@ -107,22 +107,30 @@ class ThreadedScheduler:
 
     def submit(self, request: Request) -> Handle:
         """Queue a request; see ``Engine.submit``."""
-        if self._closed:
-            raise EngineError("the engine is closed")
+        self._check_open()
         check_request(request, self._capabilities)
         prompt = self._backend.prompt(request)
         if not self._places.acquire(blocking=False):
             raise QueueFullError("the admission queue is full", hint="wait for running requests to finish")
         handle = _ThreadedHandle()
         with self._lock:
+            try:
+                self._check_open()
+            except EngineError:
+                self._places.release()
+                raise
             self._live[id(handle)] = handle
-        self._pool.submit(self._run, request, prompt, handle)
+            self._pool.submit(self._run, request, prompt, handle)
         return handle
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineError("the engine is closed")
 
     def close(self) -> None:
         """Cancel what is under way and wait for the workers."""
-        self._closed = True
         with self._lock:
+            self._closed = True
             live = list(self._live.values())
         for handle in live:
             handle.cancel()
@@ -238,6 +246,11 @@ class _Drive:
             )
         if operation.commit and operation.n != 1:
             raise ValueError("Extend(commit=True) needs n = 1")
+        if operation.max_tokens < 1:
+            nothing = Continuation((), "", (), "length")
+            if operation.commit:
+                self._answer.add(nothing)
+            return [nothing] * operation.n
         seeds = [int(self._seeds.integers(2**31 - 1)) for _ in range(operation.n)]
 
         def on_text(piece: str) -> None:

@@ -182,7 +182,8 @@ class AnswersFile:
         """Write the answers in the order of the questions; answers to other prompts follow."""
         self.close()
         keys = [question.key for question in questions if question.key in self._rows]
-        rest = [key for key in self._rows if key not in set(keys)]
+        asked = set(keys)
+        rest = [key for key in self._rows if key not in asked]
         with atomic_writer(self.path, "wb") as stream:
             stream.writelines(_line(self._rows[key]) for key in [*keys, *rest])
 

@@ -82,7 +82,7 @@ class LoadedModel:
                         return_dict=False,
                     )
                 )
-        except (TemplateError, ValueError, TypeError, KeyError) as error:
+        except (TemplateError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise ModelError(f"the chat template refuses the chat: {error}", where=self.where) from error
 
 
@@ -113,11 +113,16 @@ def load(
         raise ModelError(f"unknown dtype {dtype!r}", hint=f"one of auto, {', '.join(DTYPES)}")
     logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         model, loaded = AutoModelForCausalLM.from_pretrained(
-            path, dtype=wanted, device_map=device_map, use_safetensors=True, output_loading_info=True
+            path,
+            dtype=wanted,
+            device_map=device_map,
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=False,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except Exception as error:  # a damaged file raises whatever its reader raises
         raise ModelError(f"cannot be loaded: {' '.join(str(error).split())[:400]}", where=where) from error
     missing = sorted(loaded["missing_keys"]) + sorted(str(key) for key in loaded["mismatched_keys"])
     if missing:
