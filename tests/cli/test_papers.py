@@ -1,6 +1,8 @@
 """``trivet papers``, ``trivet methods`` and ``trivet env`` as a user calls them."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -70,3 +72,11 @@ def test_env_names_versions_machine_and_cache(tmp_path, monkeypatch):
     assert facts["packages"]["torch"]
     assert facts["cache"] == {"folder": str(tmp_path), "embedded_model": None, "source": None}
     assert "embedded model  absent" in invoke("env")
+
+
+def test_a_reader_that_goes_away_is_not_an_error():
+    command = [sys.executable, "-m", "trivet", "papers", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
