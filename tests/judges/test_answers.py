@@ -17,6 +17,7 @@ from trivet.judges.answers import IDK_SENTENCE, contains, has_match, mark, says_
         ("Beyoncé's", ["beyonce"]),
         ("1,234,567 and 1,2 and 3.50", ["1234567", "and", "1", "2", "and", "3.50"]),
         ("-5 or −5, 10-5", ["-5", "or", "-5", "10", "5"]),
+        (".25, -.5 or 0.25. 3", ["0.25", "-0.5", "or", "0.25", "3"]),
         ("the", ["the"]),
         ("ＡＢＣ ½", ["abc", "1", "2"]),
         ("don’t", ["dont"]),
@@ -33,6 +34,8 @@ def test_tokens(text: str, expected: list[str]) -> None:
         ("It is 5.", ["5"], True),
         ("It is 15.", ["5"], False),
         ("5.5", ["5"], False),
+        ("It is .25", ["0.25"], True),
+        ("It is .25", ["25"], False),
         ("-5", ["5"], False),
         ("A party", ["art"], False),
         ("The New York Times", ["New York"], True),
@@ -114,6 +117,8 @@ DECLINES = [
     "That is still in the future.",
     "It is a fictional city.",
     "The answer to question seven is not provided.",
+    "His weight on that day is not recorded.",
+    "The winner wasn't disclosed.",
 ]
 
 

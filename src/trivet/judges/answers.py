@@ -65,7 +65,8 @@ UNANSWERABLE_PHRASES: tuple[str, ...] = (
     r"\b(?:is|was|are|were|be) (?:a |an )?(?:not (?:a )?real|fictional|fictitious|made up|made-up|imaginary"
     # A noun may follow, but not what was invented ("a fictional character named Jack" answers).
     r"|invented|hypothetical|mythical)(?: \w+)?(?:[.,;!]|$)",
-    r"\b(?:is|was|are|were) not (?:provided|given|specified|stated|mentioned)\b",
+    r"\b(?:is|was|are|were)(?: not|n't) (?:provided|given|specified|stated|mentioned|recorded|documented"
+    r"|reported|disclosed|published)\b",
     r"\b(?:false|incorrect|wrong|mistaken) (?:premise|assumption)\b",
     r"\bnever heard of\b",
     r"\b(?:need|require|without) (?:any |some )?(?:more|additional|further) (?:information|context|detail)",
@@ -78,6 +79,7 @@ UNANSWERABLE_PHRASES: tuple[str, ...] = (
 or says too little. A false premise corrected in other words ("Mars has no king") is not recognised."""
 
 _APOSTROPHES = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "`": "'", "´": "'", "−": "-"})
+_BARE_FRACTION = re.compile(r"(?<![\w.])(-?)\.(?=\d)")
 _TOKEN = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?|\d+(?:\.\d+)?|[^\W_]+")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _ARTICLES = frozenset({"a", "an", "the"})
@@ -94,14 +96,15 @@ def tokens(text: str) -> list[str]:
     """The words that answers are compared by.
 
     Compatibility forms, case and accents are folded, punctuation and a possessive ``'s`` fall away, numbers
-    keep sign and decimal point and lose their thousands separators, and the articles a, an, the are dropped
-    (unless nothing else is there).
+    keep sign and decimal point (``.25`` is ``0.25``) and lose their thousands separators, and the articles
+    a, an, the are dropped (unless nothing else is there).
     """
     folded = unicodedata.normalize(
         "NFKD", unicodedata.normalize("NFKC", text.translate(_APOSTROPHES)).casefold()
     )
     folded = "".join(character for character in folded if unicodedata.category(character) != "Mn")
     folded = _THOUSANDS.sub(lambda match: match.group().replace(",", ""), folded)
+    folded = _BARE_FRACTION.sub(r"\g<1>0.", folded)
     folded = re.sub(r"'s\b", "", folded).replace("'", "")
     found = _TOKEN.findall(folded)
     return [token for token in found if token not in _ARTICLES] or found

@@ -118,11 +118,21 @@ class _LoopThread:
                     future.cancel()
 
     def close(self) -> None:
+        """End what still runs, so that nothing is left to the garbage collector, and close the loop."""
         if self._loop.is_closed():
             return
+        asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+async def _cancel_others() -> None:
+    """Cancel every other task of this loop and wait until their clean-up is done."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 class _InspectBackend:

@@ -11,6 +11,7 @@ from jinja2 import TemplateError
 
 from trivet.errors import ModelError
 from trivet.models.operations import Chat, Tokens
+from trivet.models.torch_engine.packed_linear import pack_linear_layers
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -134,7 +135,7 @@ def load(
     if device_map is None:
         model.to(chosen)
     model.eval().requires_grad_(False)
-    _lay_out_for_cpu(model)
+    pack_linear_layers(model)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
@@ -144,21 +145,6 @@ def load(
         eos=_eos(model, tokenizer),
         where=where or str(path),
     )
-
-
-def _lay_out_for_cpu(model: Any) -> None:
-    """Store the weights of linear layers column by column; shapes and values stay.
-
-    MKL multiplies 32 to 64 rows by such a matrix a quarter faster than by one stored row by row (measured
-    with ``python -m benchmarks generation``). The embedding keeps its rows whole, also where it is tied to
-    the output layer, since it is read by rows.
-    """
-    embedding = model.get_input_embeddings().weight
-    for module in model.modules():
-        if type(module) is not torch.nn.Linear or module.weight is embedding:
-            continue
-        if module.weight.device.type == "cpu" and module.weight.dtype == torch.float32:
-            module.weight.data = module.weight.data.t().contiguous().t()
 
 
 def _device(name: str) -> torch.device:
