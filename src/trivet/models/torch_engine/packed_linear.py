@@ -1,8 +1,8 @@
 """Linear layers whose weights are packed for oneDNN, for float32 inference on a CPU.
 
 oneDNN lays a weight matrix out in the blocks that its kernel for this processor reads. On an AMD EPYC with
-AVX2 it multiplies 16 to 48 rows, the usual width of a decoding batch, 1.3 to 1.8 times faster than MKL does on
-the plain matrix; one row and long prompts gain a fifth. Values differ from the plain product by rounding alone.
+AVX2 it multiplies 16 to 48 rows, the usual width of a decoding batch, 1.3 to 1.8 times faster than MKL does
+on the plain matrix; one row and long prompts gain a fifth. Values differ from the plain product by rounding.
 """
 
 from typing import Any
