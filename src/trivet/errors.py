@@ -12,6 +12,7 @@
     │   ├── QueueFullError      the admission queue is full: back-pressure, try again later
     │   └── EndpointError       a remote endpoint does not answer or answers wrongly
     ├── JudgeError              a judge cannot be built or fitted
+    ├── MergeError              a merge recipe and its models do not fit together
     ├── StoreError              the store is locked, damaged or out of space
     └── StudyError              a study cannot be planned or run
 
@@ -81,6 +82,10 @@ class EndpointError(EngineError):
 
 class JudgeError(TrivetError):
     """A judge cannot be built, fitted or calibrated."""
+
+
+class MergeError(TrivetError):
+    """A merge recipe and its models do not fit together."""
 
 
 class StoreError(TrivetError):

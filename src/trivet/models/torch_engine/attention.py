@@ -154,7 +154,7 @@ def _decode(
     )
     queries = query[:, tokens].transpose(0, 1).reshape(count, heads, -1, query.shape[-1])
     if group.source is not None:
-        queries = queries[group.source]
+        queries = queries.index_select(0, group.source)
     result = _attend(
         queries,
         keys[: group.rows, :, : group.length],
@@ -164,7 +164,7 @@ def _decode(
         softcap,
     )
     if group.source is not None:
-        result = result[group.slots]
+        result = result.index_select(0, group.slots)
     out[tokens] = result.reshape(count, -1, result.shape[-1])
 
 

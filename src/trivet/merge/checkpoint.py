@@ -1,0 +1,232 @@
+"""From a recipe to a finished checkpoint: weights, configuration, tokenizer, report and model card."""
+
+import importlib.metadata
+import platform
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from trivet._files import write_json, write_text
+from trivet.errors import MergeError, StoreError
+from trivet.merge.card import model_card
+from trivet.merge.chat_templates import chat_template
+from trivet.merge.executor import SHARD_BYTES, STATE, Done, Merge, Outcome, prepare, run, staging_folder
+from trivet.merge.layers import with_layers
+from trivet.merge.recipe import Recipe, parse_recipe
+from trivet.merge.report import JSON_FILE, MergeReport, TensorReport, write_json as write_report
+from trivet.merge.report_page import write_html
+from trivet.merge.tokenizer import save as save_tokenizer
+from trivet.merge.weights import read_json
+
+_TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "merges.txt", "tokenizer.model", "chat_template.jinja",
+)  # fmt: skip
+_OTHER_FILES = ("generation_config.json", "preprocessor_config.json")
+_NOTED = ("density", "ranks", "condition", "warnings")
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A checkpoint that was made. ``report`` is ``None`` where it was there already."""
+
+    folder: Path
+    report: MergeReport | None
+
+
+def merge_checkpoints(
+    recipe: Path | Mapping[str, Any] | Recipe,
+    out: Path,
+    *,
+    base: Path | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    threads: int | None = None,
+    on_bytes: Callable[[int], None] = lambda count: None,
+) -> Merged:
+    """Merge models by a recipe into a Hugging Face folder.
+
+    Args:
+        recipe: the path of a YAML file, or what it would hold.
+        out: the folder to make. One that holds this same merge already is left as it is.
+        base: folder that relative paths in the recipe refer to first; by default that of the file.
+        shard_bytes: size of one weights file, at most.
+        threads: tensors under way at once.
+        on_bytes: called with the number of bytes written so far, from any thread.
+
+    Raises:
+        ConfigError: the recipe is wrong.
+        ModelError: a model cannot be opened.
+        MergeError: the models do not fit together, or ``out`` holds something else.
+        StoreError: the disk is full.
+    """
+    prepared, text = open_merge(recipe, base=base, shard_bytes=shard_bytes)
+    try:
+        if is_done(out, prepared):
+            return Merged(out, None)
+        staging = staging_folder(out)
+        outcome = run(prepared, staging, threads=threads, on_bytes=on_bytes)
+        report = _finish(prepared, outcome, text)
+        try:
+            staging.rename(out)
+        except OSError as error:
+            raise StoreError(f"cannot write: {error.strerror or error}", where=str(out)) from error
+        return Merged(out, report)
+    finally:
+        prepared.sources.close()
+
+
+def open_merge(
+    recipe: Path | Mapping[str, Any] | Recipe, *, base: Path | None = None, shard_bytes: int = SHARD_BYTES
+) -> tuple[Merge, str]:
+    """Read a recipe and settle the merge; also the recipe's text.
+
+    Raises:
+        ConfigError, ModelError, MergeError: as ``merge_checkpoints``.
+    """
+    where, folder = "recipe", base or Path.cwd()
+    if isinstance(recipe, Path):
+        where, folder = str(recipe), base or recipe.parent
+        from trivet._validation import read_yaml
+
+        values: Mapping[str, Any] = read_yaml(recipe)
+        text = recipe.read_text(encoding="utf-8")
+        parsed = parse_recipe(values, where=where)
+    elif isinstance(recipe, Recipe):
+        parsed = recipe
+        content = recipe.model_dump(mode="json", exclude_defaults=True, by_alias=True)
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    else:
+        parsed = parse_recipe(recipe, where=where)
+        text = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
+    return prepare(parsed, folder=folder, where=where, shard_bytes=shard_bytes), text
+
+
+def is_done(out: Path, merge: Merge) -> bool:
+    """Whether ``out`` holds this same merge.
+
+    Raises:
+        MergeError: it holds something else.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    state = out / STATE
+    if state.is_file() and read_json(state).get("address") == merge.address:
+        return True
+    raise MergeError("is there already", where=str(out), hint="choose another folder, or remove it first")
+
+
+def _finish(merge: Merge, outcome: Outcome, text: str) -> MergeReport:
+    """Write everything but the weights; the configuration comes last, without which nothing loads."""
+    folder = outcome.folder
+    donor = merge.layout.donor.folder
+    for name in _OTHER_FILES:
+        if (donor / name).is_file():
+            shutil.copyfile(donor / name, folder / name)
+    _write_tokenizer(merge, donor, folder)
+    report = _report(merge, outcome, text)
+    write_report(report, folder)
+    write_html(report, folder)
+    write_text(folder / "README.md", model_card(report))
+    write_text(folder / "merge_recipe.yaml", text)
+    write_json(folder / "config.json", _config(merge))
+    return report
+
+
+def _write_tokenizer(merge: Merge, donor: Path, folder: Path) -> None:
+    wanted = merge.recipe.chat_template
+    models = [merge.sources.open(name).folder for name in merge.recipe.model_names()]
+    template = None if wanted is None else chat_template(wanted, models)
+    if merge.vocabulary is not None:
+        save_tokenizer(merge.vocabulary.tokenizer, folder, template)
+        return
+    for name in _TOKENIZER_FILES:
+        if (donor / name).is_file():
+            shutil.copyfile(donor / name, folder / name)
+    if template is not None:
+        write_text(folder / "chat_template.jinja", template)
+        settings = folder / "tokenizer_config.json"
+        if settings.is_file():
+            values = read_json(settings)
+            values.pop("chat_template", None)
+            write_json(settings, values)
+
+
+def _config(merge: Merge) -> dict[str, Any]:
+    donor = merge.layout.donor
+    config = with_layers(
+        donor.weights.config,
+        [(source.weights.config, number) for source, number in merge.layout.order],
+        donor.name,
+    )
+    holders = [config, config["text_config"]] if isinstance(config.get("text_config"), dict) else [config]
+    for holder in holders:
+        if merge.recipe.output_dtype is not None:
+            holder.pop("torch_dtype", None)
+            holder["dtype"] = merge.recipe.output_dtype
+        if merge.vocabulary is not None and "vocab_size" in holder:
+            holder["vocab_size"] = merge.vocabulary.size
+    return config
+
+
+def _report(merge: Merge, outcome: Outcome, text: str) -> MergeReport:
+    recipe = merge.recipe
+    types = sorted({str(tensor.dtype).removeprefix("torch.") for shard in merge.shards for tensor in shard.tensors})
+    warnings = list(merge.layout.notes)
+    if merge.vocabulary is not None:
+        warnings += merge.vocabulary.warnings
+    left = len(merge.layout.outputs) - len(outcome.tensors)
+    if left:
+        warnings.append(f"{left} tensors were merged by an earlier, interrupted run and have no numbers here")
+    names = recipe.model_names()
+    sources = {name: merge.sources.open(name).weights.folder for name in names}
+    return MergeReport(
+        recipe_text=text,
+        method=recipe.method,
+        base=recipe.base_model,
+        experts=[name for name in names if name != recipe.base_model],
+        models=merge.identities,
+        output_dtype=", ".join(types),
+        seconds=outcome.seconds,
+        bytes_read=outcome.bytes_read,
+        bytes_written=outcome.bytes_written,
+        seed=recipe.seed,
+        versions=_versions(),
+        tensors=[_tensor(recipe.method, done) for done in outcome.tensors],
+        warnings=warnings,
+        hub_ids={name: name for name, folder in sources.items() if "/" in name and not Path(name).exists()},
+    )
+
+
+def _tensor(method: str, done: Done) -> TensorReport:
+    entry, notes = done.output.entry, done.notes
+    numbers = done.sums.finish() if done.sums is not None else None
+    elements = max(1, (entry.end - entry.start) // entry.dtype.itemsize)
+    extra = {key: value for key, value in notes.items() if key not in _NOTED}
+    return TensorReport(
+        name=done.output.name,
+        shape=entry.shape,
+        method=method if entry.floating else "copied",
+        elements=elements,
+        density=notes.get("density") or (numbers.nonzero if numbers else None),
+        ranks=notes.get("ranks"),
+        cosines=numbers.cosines if numbers else None,
+        conflicts=numbers.conflicts if numbers else None,
+        relative_norms=numbers.relative_norms if numbers else None,
+        condition=notes.get("condition"),
+        settings={**done.output.config.model_dump(mode="json", by_alias=True), **extra},
+        warnings=list(notes.get("warnings", ())),
+        sampled=numbers.elements if numbers is not None and numbers.elements < elements else None,
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "torch": torch.__version__}
+    return {**found, "trivet": importlib.metadata.version("trivet")}
+
+
+__all__ = ["JSON_FILE", "Merged", "is_done", "merge_checkpoints", "open_merge"]

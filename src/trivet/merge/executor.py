@@ -1,0 +1,297 @@
+"""Run a merge: read the models block by block, merge, and write every block to its place in the output.
+
+Nothing holds a model. The output is made in a hidden folder beside its place and moves there whole, as the
+last step, so what stands under its name is a finished checkpoint. Killed at any instant, the same command goes
+on with the first shard that is not finished.
+"""
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trivet._files import canonical_json, sha256_text, write_json
+from trivet.errors import MergeError, StoreError
+from trivet.merge._group import Merged, MemoryGroup, ModelScope, TensorGroup
+from trivet.merge.diagnostics import Sums, diagnose
+from trivet.merge.layers import VOCABULARY
+from trivet.merge.layout import Layout, Output, output_dtype, plan_layout
+from trivet.merge.recipe import Recipe
+from trivet.merge.shards import Planned, Shard, ShardWriter, plan_shards, write_index
+from trivet.merge.sources import Sources
+from trivet.merge.stream import StreamGroup
+from trivet.merge.tokenizer import build_vocabulary, same_vocabulary
+from trivet.merge.vocabulary import Vocabulary, align
+from trivet.merge.weights import read_json
+
+SHARD_BYTES = 5 * 10**9
+STATE = "merge_state.json"
+DIAGNOSED = 2**20  # elements of a tensor that the report's diagnostics look at
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Merge:
+    """A merge that is settled and checked, and not yet run."""
+
+    recipe: Recipe
+    layout: Layout
+    shards: tuple[Shard, ...]
+    vocabulary: Vocabulary | None
+    identities: dict[str, str]
+    sources: Sources
+
+    @property
+    def address(self) -> str:
+        """SHA-256 of all that determines the output."""
+        content = self.recipe.model_dump(mode="json", by_alias=True)
+        shards = [shard.file for shard in self.shards]
+        method = [self.layout.method.name, self.layout.method.version]
+        return sha256_text(canonical_json([_FORMAT, method, content, self.identities, shards]))
+
+
+@dataclass
+class Done:
+    """What was merged of one tensor, for the report."""
+
+    output: Output
+    notes: dict[str, Any]
+    sums: Sums | None
+
+
+@dataclass
+class Outcome:
+    """A finished merge. ``tensors`` lacks those of shards that an earlier run had finished."""
+
+    folder: Path
+    seconds: float
+    bytes_read: int
+    bytes_written: int
+    tensors: list[Done] = field(default_factory=list)
+
+
+def prepare(recipe: Recipe, *, folder: Path, where: str, shard_bytes: int = SHARD_BYTES) -> Merge:
+    """Open the models of a recipe and settle everything that can be known before the weights are read.
+
+    Args:
+        folder: what relative paths in the recipe refer to first; then the working directory.
+        where: the recipe's name in messages.
+
+    Raises:
+        ConfigError: a parameter is missing, unknown or out of bounds.
+        ModelError: a model cannot be opened.
+        MergeError: the models, or their vocabularies, do not fit together.
+    """
+    sources = Sources(folder, recipe.base_model)
+    layout = plan_layout(recipe, sources, where=where)
+    vocabulary = _vocabulary(recipe, sources)
+    tensors = [
+        Planned(output.name, _shape(output, vocabulary), output_dtype(recipe, output.entry))
+        for output in layout.outputs
+    ]
+    identities = {name: sources.open(name).identity for name in recipe.model_names()}
+    return Merge(recipe, layout, tuple(plan_shards(tensors, shard_bytes)), vocabulary, identities, sources)
+
+
+def _vocabulary(recipe: Recipe, sources: Sources) -> Vocabulary | None:
+    folders = {name: sources.open(name).folder for name in recipe.model_names()}
+    if recipe.vocabulary is not None:
+        return build_vocabulary(recipe.vocabulary, recipe.base_model, folders, sources.folder_of)
+    first = next(iter(folders.values()))
+    for other in dict.fromkeys(folders.values()):
+        differs = same_vocabulary(first, other) if other != first else None
+        if differs is not None:
+            raise MergeError(
+                differs,
+                where="tokenizer",
+                hint="say how they are joined: tokenizer_source: base (or union, or a model)",
+            )
+    return None
+
+
+def _shape(output: Output, vocabulary: Vocabulary | None) -> tuple[int, ...]:
+    if vocabulary is None or not VOCABULARY.search(output.name):
+        return output.entry.shape
+    return (vocabulary.size, *output.entry.shape[1:])
+
+
+def run(
+    merge: Merge,
+    staging: Path,
+    *,
+    threads: int | None = None,
+    on_bytes: Callable[[int], None] = lambda count: None,
+) -> Outcome:
+    """Write the weights of the output to ``staging``; finished shards of an equal merge are kept.
+
+    Args:
+        threads: tensors under way at once; by default one for each of torch's threads.
+        on_bytes: called with the bytes written so far, from any thread.
+
+    Raises:
+        MergeError, ModelError: a tensor cannot be merged or read.
+        StoreError: the disk is full.
+    """
+    started = time.perf_counter()
+    _open_staging(staging, merge.address)
+    outcome = Outcome(staging, 0.0, 0, 0)
+    whole = threads or torch.get_num_threads()
+    work = _Work(merge, outcome, on_bytes)
+    with _one_thread_each(whole):
+        for shard in merge.shards:
+            if not (staging / shard.file).is_file():
+                with ShardWriter(staging, shard) as writer:
+                    work.shard(shard, writer, whole)
+    write_index(staging, merge.shards)
+    outcome.bytes_read = bytes_of([done.output for done in outcome.tensors])
+    outcome.seconds = time.perf_counter() - started
+    place = {output.name: number for number, output in enumerate(merge.layout.outputs)}
+    outcome.tensors.sort(key=lambda done: place[done.output.name])
+    return outcome
+
+
+def staging_folder(target: Path) -> Path:
+    """Where a merge is made before it moves to ``target``."""
+    return target.parent / f".{target.name}.merging"
+
+
+def _open_staging(staging: Path, address: str) -> None:
+    """An empty folder, or one with finished shards of the same merge."""
+    state = staging / STATE
+    try:
+        if state.is_file() and read_json(state).get("address") == address:
+            for partial in staging.glob(".*.partial"):
+                partial.unlink()
+            return
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+    except OSError as error:
+        raise StoreError(f"cannot write: {error.strerror or error}", where=str(staging)) from error
+    write_json(state, {"address": address})
+
+
+class _one_thread_each:  # noqa: N801 - reads as a statement
+    """Within the block, torch's operations run in the thread that calls them: tensors are the unit of work."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._before = torch.get_num_threads()
+
+    def __enter__(self) -> None:
+        if self._workers > 1:
+            torch.set_num_threads(1)
+
+    def __exit__(self, *problem: object) -> None:
+        torch.set_num_threads(self._before)
+
+
+class _Work:
+    """Merges the tensors of a shard in several threads."""
+
+    def __init__(self, merge: Merge, outcome: Outcome, on_bytes: Callable[[int], None]) -> None:
+        self._merge = merge
+        self._outcome = outcome
+        self._on_bytes = on_bytes
+        self._lock = threading.Lock()
+        self._scope = ModelScope(self._all_groups)
+        self._dtypes = {tensor.name: tensor.dtype for shard in merge.shards for tensor in shard.tensors}
+
+    def shard(self, shard: Shard, writer: ShardWriter, threads: int) -> None:
+        names = {tensor.name for tensor in shard.tensors}
+        outputs = [output for output in self._merge.layout.outputs if output.name in names]
+        outputs.sort(key=lambda output: -output.entry.end + output.entry.start)  # the longest first
+        with ThreadPoolExecutor(
+            threads, "trivet-merge", initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
+            futures = [pool.submit(self._tensor, output, writer) for output in outputs]
+            done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
+            for future in waiting:
+                future.cancel()
+            for future in done:
+                future.result()
+
+    def _tensor(self, output: Output, writer: ShardWriter) -> None:
+        if not output.entry.floating:
+            self._copy(output, writer)
+            return
+        group = self._group(output)
+        group.scope = self._scope
+        merged = self._merge.layout.method.function(output.config, group)
+        with torch.inference_mode():
+            sums = self._write(group, merged, writer, self._dtypes[output.name])
+        self._record(Done(output, group.notes, sums))
+
+    def _write(
+        self, group: TensorGroup, merged: Merged, writer: ShardWriter, dtype: torch.dtype
+    ) -> Sums | None:
+        sums: Sums | None = None
+        seen = 0
+        for block in group.blocks():
+            values = merged(block).to(dtype)
+            writer.write(group.name, block.first, values)
+            self._count(values.nbytes)
+            if group.has_base and seen < DIAGNOSED:
+                found = diagnose(block.deltas, block.base)
+                sums = found if sums is None else sums + found
+                seen += values.numel()
+        return sums
+
+    def _group(self, output: Output) -> TensorGroup:
+        vocabulary = self._merge.vocabulary
+        if vocabulary is None or not VOCABULARY.search(output.name):
+            return StreamGroup(output, seed=self._merge.recipe.seed)
+        return self._vocabulary_group(output, vocabulary)
+
+    def _vocabulary_group(self, output: Output, vocabulary: Vocabulary) -> TensorGroup:
+        """A tensor whose rows are tokens: brought into the order of the new vocabulary first, in memory."""
+        names = self._merge.recipe.model_names()
+        sources = [self._merge.sources.open(name) for name in names]
+        matrices = [
+            source.rows(output.name, 0, source.weights.entries[output.name].shape[0]) for source in sources
+        ]
+
+        def aligned(name: str) -> torch.Tensor:
+            return align(vocabulary, names.index(name), matrices)
+
+        base = None if output.base is None else aligned(output.base.source.name)
+        experts = [aligned(part.source.name) for part in output.experts]
+        return MemoryGroup(experts, base, name=output.name, seed=self._merge.recipe.seed)
+
+    def _all_groups(self) -> Iterator[TensorGroup]:
+        for output in self._merge.layout.outputs:
+            if output.entry.floating:
+                yield self._group(output)
+
+    def _copy(self, output: Output, writer: ShardWriter) -> None:
+        first, *others = output.parts
+        values = first.source.weights.read_raw(first.tensor)
+        for part in others:
+            if not torch.equal(values, part.source.weights.read_raw(part.tensor)):
+                raise MergeError(
+                    f"{output.name} holds no floating-point numbers and differs between the models",
+                    where=part.source.name,
+                    hint="such a tensor cannot be merged; make the models agree on it",
+                )
+        writer.write(output.name, 0, values)
+        self._count(values.nbytes)
+        self._record(Done(output, {}, None))
+
+    def _count(self, written: int) -> None:
+        with self._lock:
+            self._outcome.bytes_written += written
+            self._on_bytes(self._outcome.bytes_written)
+
+    def _record(self, done: Done) -> None:
+        with self._lock:
+            self._outcome.tensors.append(done)
+
+
+def bytes_of(outputs: Sequence[Output]) -> int:
+    """Bytes that the sources of these tensors take on disk."""
+    return sum(part.entry.end - part.entry.start for output in outputs for part in output.parts)
