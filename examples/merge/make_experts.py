@@ -263,13 +263,11 @@ def _own_answers(tasks: Sequence[tuple[str, str]], material: Material) -> list[s
     set_seed(material.seed)
     for start in range(0, len(order), 16):
         batch = order[start : start + 16]
-        inputs = tokenizer.apply_chat_template(
-            [_user(tasks[index][0]) for index in batch],
-            add_generation_prompt=True,
-            padding=True,
-            padding_side="left",
-            return_dict=True,
-            return_tensors="pt",
+        prompts = tokenizer.apply_chat_template(
+            [_user(tasks[index][0]) for index in batch], add_generation_prompt=True, tokenize=False
+        )
+        inputs = tokenizer(
+            prompts, padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt"
         )
         with torch.no_grad():
             written = model.generate(
@@ -287,14 +285,15 @@ def _own_answers(tasks: Sequence[tuple[str, str]], material: Material) -> list[s
 
 
 def _shorten(text: str, characters: int) -> str:
-    """Whole sentences or lines of ``text`` while they do not exceed ``characters``; at least the first."""
-    parts = re.split(r"(?<=[.!?])\s+|\n+", text)
-    separators = re.findall(r"(?<=[.!?])\s+|\n+", text)
-    kept = parts[0]
-    for separator, part in zip(separators, parts[1:], strict=True):
-        if len(kept) + len(separator) + len(part) > characters:
+    """Whole sentences or lines of ``text`` while they do not exceed ``characters``; at least the first.
+
+    It does not end with a colon where something follows: what a colon promises belongs to it.
+    """
+    kept = ""
+    for part in re.split(r"((?<=\D[.!?])\s+|\n+)", text):
+        if kept.strip() and not kept.rstrip().endswith(":") and len(kept) + len(part) > characters:
             break
-        kept += separator + part
+        kept += part
     return kept.strip()
 
 
@@ -486,7 +485,7 @@ def make(name: str, data: Path, output: Path, steps: int | None, seed: int) -> N
             "longest_conversation": recipe.tokens,
             "seed": seed,
             "loss": [round(entry["loss"], 4) for entry in log if "loss" in entry],
-            "seconds_per_step": round(seconds, 2),
+            "seconds_per_step_with_reference": round(seconds, 2),
             "minutes_in_all": round((time.monotonic() - began) / 60, 1),
         },
         "adapter": {"rank": RANK, "alpha": ALPHA, "targets": TARGETS, "bytes": size},
@@ -538,7 +537,7 @@ It is one of three from which the quickstart merges a system: an example, not a 
 | training | DPO, β = {training[beta]}, learning rate {training[learning_rate]:g}, linear |
 | steps | {training[steps]} of {training[pairs_per_step]} pairs, seed {training[seed]} |
 | longest conversation | {training[longest_conversation]} tokens |
-| time (one core, float32) | {training[minutes_in_all]} minutes, {training[seconds_per_step]} s per step |
+| time (one core of a busy machine, float32) | {training[minutes_in_all]} minutes in all |
 | adapter | rank {adapter[rank]}, α = {adapter[alpha]}, {targets}, float16, {adapter[bytes]} bytes |
 | weights of the base | {weights} |
 | versions | {packages} |

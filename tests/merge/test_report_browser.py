@@ -79,8 +79,18 @@ def test_it_fits_the_screen_and_is_readable(browser, tmp_path, pictures, scheme,
 def test_twenty_thousand_tensors_stay_usable(browser, tmp_path):
     browser.open(write_html(make_report(layers(10_000)), tmp_path))
     count = "document.getElementById('count').textContent"
+    shown = "document.querySelectorAll('#table tbody tr:not([hidden])').length"
     assert browser.run(count) == "20,001 of 20,001 tensors"
+    assert browser.run(shown) == 500
     browser.run("document.querySelectorAll('#table thead button')[5].click()")
+    first = "document.querySelector('#table tbody bdi').textContent"
+    assert browser.run(first) == "model.layers.0.mlp.up_proj.weight"
+    assert browser.run(shown) == 500
     browser.press("/")
     browser.press("layers.77.mlp")
-    browser.wait(f"{count} === '1 of 20,001 tensors'", 60)
+    browser.wait(f"{count} === '1 of 20,001 tensors'")
+    assert browser.run("document.getElementById('more').hidden")
+    browser.press("\ue00c")  # Escape
+    browser.wait(f"{count} === '20,001 of 20,001 tensors'")
+    browser.run("document.getElementById('more').click()")
+    assert browser.run(shown) == 20_001

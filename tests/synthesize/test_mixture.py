@@ -176,17 +176,17 @@ def test_a_wrong_row_is_named_by_the_number_of_its_set() -> None:
 
 
 def test_a_written_mixture_is_read_back_and_its_datasheet_names_its_digest(tmp_path: Path) -> None:
-    rows = numbered(4, "a") + numbered(3, "b\u2028|<b>", source="[x](http://example.com)")
+    rows = numbered(5, "a") + numbered(3, "b\u2028|<b>", source="[x](http://example.com)")
     mixture = heuristic_mixture.mix(heuristic_mixture.Config(seed=7), [preference_set(rows, name="mine")])
     written = write_mixture(mixture, tmp_path / "mixture")
     lines = written.rows.read_text(encoding="utf-8").split("\n")[:-1]
     assert [json.loads(line) for line in lines] == mixture.dataset.to_list()
     sheet = json.loads(written.datasheet.read_text(encoding="utf-8"))
-    assert sheet["rows_sha256"] == sha256_file(written.rows) and sheet["rows"] == 6
+    assert sheet["rows_sha256"] == sha256_file(written.rows) and sheet["rows"] == 7
     assert sheet["settings"]["seed"] == 7 and sheet["dropped"] == {"beyond proportion": {"a": {"s": 1}}}
     markdown = written.datasheet_markdown.read_text(encoding="utf-8")
     assert "beyond proportion" in markdown
-    assert "| a | s | 4 | 1 | 3 |" in markdown
+    assert "| a | s | 5 | 1 | 4 |" in markdown
     assert "<b>" not in markdown.replace("\\<b\\>", "") and "[x](" not in markdown
     before = [path.read_bytes() for path in written]
     write_mixture(mixture, tmp_path / "mixture")

@@ -6,14 +6,17 @@ at the data and half a megabyte. Ties, which the deltas of 16-bit weights are fu
 by partition slows down tenfold on them.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 
 from trivet.merge._group import TensorGroup
 
-_UPPER, _LOWER = 2**15, 2**16
+_UPPER, _LOWER, _MAGNITUDE = 2**15, 2**16, 0x7FFFFFFF
 
 
 @dataclass(frozen=True)
@@ -32,31 +35,27 @@ def largest(
 
     A rank is 1 … number of elements in all. Two looks at the tensors.
     """
-    counts = torch.zeros(len(ranks), _UPPER, dtype=torch.int64)
+    counts = np.zeros((len(ranks), _UPPER), dtype=np.int64)
     for expert, delta in _deltas(groups):
-        counts[expert] += torch.bincount(magnitude_bits(delta) >> 16, minlength=_UPPER)
+        if ranks[expert]:
+            upper = (delta.reshape(-1).view(torch.int32) & _MAGNITUDE).bitwise_right_shift_(16)
+            counts[expert] += torch.bincount(upper, minlength=_UPPER).numpy()
     bins = [[_bin_of(counts[expert], rank) for rank in chosen] for expert, chosen in enumerate(ranks)]
-    wanted = [sorted({upper for upper, _ in chosen}) for chosen in bins]
     fine = {
-        (expert, upper): torch.zeros(_LOWER, dtype=torch.int64)
-        for expert, uppers in enumerate(wanted)
-        for upper in uppers
+        (expert, upper): np.zeros(_LOWER, dtype=np.int64)
+        for expert, chosen in enumerate(bins)
+        for upper, _ in chosen
     }
     for expert, delta in _deltas(groups):
-        bits = magnitude_bits(delta)
-        for upper in wanted[expert]:
-            # Bins 0 and 2¹⁶ + 1 take what lies below and above this upper half.
-            low = (bits - ((upper << 16) - 1)).clamp_(0, _LOWER + 1)
-            fine[expert, upper] += torch.bincount(low, minlength=_LOWER + 2)[1:-1]
-    found: list[list[Threshold]] = []
-    for expert, chosen in enumerate(ranks):
-        found.append([])
-        for rank, (upper, above) in zip(chosen, bins[expert], strict=True):
-            lower, within = _bin_of(fine[expert, upper], rank - above)
-            bits = torch.tensor((upper << 16) + lower, dtype=torch.int32)
-            value = float(bits.view(torch.float32))
-            found[-1].append(Threshold(value, above + within, int(fine[expert, upper][lower])))
-    return found
+        for upper in {upper for upper, _ in bins[expert]}:
+            fine[expert, upper] += _lower_halves(delta, upper)
+    return [
+        [
+            _threshold(fine[expert, upper], upper, rank, above)
+            for rank, (upper, above) in zip(chosen, bins[expert], strict=True)
+        ]
+        for expert, chosen in enumerate(ranks)
+    ]
 
 
 def _deltas(groups: Callable[[], Iterator[TensorGroup]]) -> Iterator[tuple[int, torch.Tensor]]:
@@ -65,35 +64,24 @@ def _deltas(groups: Callable[[], Iterator[TensorGroup]]) -> Iterator[tuple[int, 
             yield from enumerate(block.deltas)
 
 
-def magnitude_bits(values: torch.Tensor) -> torch.Tensor:
-    """The bits of |values| as integers, flat int32."""
-    return values.reshape(-1).view(torch.int32) & 0x7FFFFFFF
+def _lower_halves(delta: torch.Tensor, upper: int) -> np.ndarray[Any, Any]:
+    """Counts of the lower halves of the bits, [2¹⁶], among the magnitudes whose upper half is ``upper``."""
+    halves = delta.reshape(-1).numpy().view(np.uint16)
+    lower, higher = (halves[0::2], halves[1::2]) if sys.byteorder == "little" else (halves[1::2], halves[0::2])
+    places = np.flatnonzero((higher & 0x7FFF) == upper)
+    return np.bincount(lower[places], minlength=_LOWER)
 
 
-def _bin_of(counts: torch.Tensor, rank: int) -> tuple[int, int]:
+def _threshold(counts: np.ndarray[Any, Any], upper: int, rank: int, above: int) -> Threshold:
+    """The ``rank``-th largest, which is among those of one upper half; ``above`` have a larger one."""
+    lower, within = _bin_of(counts, rank - above)
+    value = float(np.uint32((upper << 16) + lower).view(np.float32))
+    return Threshold(value, above + within, int(counts[lower]))
+
+
+def _bin_of(counts: np.ndarray[Any, Any], rank: int) -> tuple[int, int]:
     """The bin that holds the ``rank``-th largest, and how many lie in the bins above it."""
-    above = counts.flip(0).cumsum(0)
-    place = int(torch.searchsorted(above, rank))
+    above = counts[::-1].cumsum()
+    place = int(np.searchsorted(above, rank))
     chosen = len(counts) - 1 - place
     return chosen, int(above[place] - counts[chosen])
-
-
-class TieBreaker:
-    """Hands out places to elements that tie at a threshold, in the order of their index.
-
-    Used over a tensor's blocks from first to last.
-    """
-
-    def __init__(self, places: int) -> None:
-        self._left = max(0, places)
-
-    @property
-    def empty(self) -> bool:
-        """Whether all places are taken."""
-        return self._left == 0
-
-    def take(self, wanted: int) -> int:
-        """How many of the next ``wanted`` ties get a place."""
-        given = min(wanted, self._left)
-        self._left -= given
-        return given

@@ -2,14 +2,14 @@
 
 A task matrix D [m, n] is given as it is, or as a product B A of low rank r, as a LoRA adapter stores it:
 
-- dense: the smaller of the two Gram matrices D Dᵀ = U Σ² Uᵀ, and V = Dᵀ U Σ⁻¹. Squaring doubles the number
-  of digits that are lost: in a precision ε a singular value σ has an error near ε σ_max² / σ. So the Gram
-  matrix is decomposed in float32 where the wanted values are near the largest one, in float64 where they are
-  not, and the matrix itself where one is too small for that; which it is, is known from the result;
+- dense and far from a square: the smaller of the two Gram matrices D Dᵀ = U Σ² Uᵀ, and V = Dᵀ U Σ⁻¹. Squaring
+  doubles the number of digits that are lost, so it is done in float64: a singular value σ has an error near
+  1e-16 σ_max² / σ, which is that of float32 while σ > 1e-5 σ_max. Where one below that is wanted, and for
+  matrices near a square, where it saves nothing, D itself is decomposed in float32;
 - B A: B = Q_B R_B and Aᵀ = Q_A R_A by QR, then the singular vectors of the small R_B R_Aᵀ, turned by Q_B and
   Q_A. Exact, and nothing of the size of D is computed.
 
-The polar factor of X [m, k] is X (XᵀX)^(−1/2), from the eigenvectors of XᵀX in the same precisions.
+The polar factor of X [m, k] is X (XᵀX)^(−1/2), from the eigenvectors of XᵀX or the singular ones of X alike.
 """
 
 from collections.abc import Sequence
@@ -23,11 +23,11 @@ from trivet.errors import MergeError
 _CHUNK = 2048
 """Columns converted to float64 at a time, so that no second copy of a whole matrix is made."""
 
-_TRUSTED_VALUES = ((torch.float32, 3e-2), (torch.float64, 1e-5))
-"""Precisions of a Gram matrix, each with the smallest σ / σ_max for which σ errs by less than 1e-5 σ_max."""
+_TRUSTED = 1e-5
+"""Smallest ratio σ / σ_max that the route over the Gram matrix is trusted with."""
 
-_TRUSTED_FACTOR = ((torch.float32, 2e-1), (torch.float64, 1e-5))
-"""The same for a polar factor, whose columns stay orthonormal to 1e-5."""
+_SINGLE = 0.05
+"""From this σ_min on float32 is enough to multiply by (XᵀX)^(−1/2), whose entries are up to 1 / σ_min."""
 
 ILL_POSED = 1e-3
 """A direction with a singular value of the concatenated vectors below this one is decided by rounding."""
@@ -52,11 +52,13 @@ class Svd(NamedTuple):
 class Overlap(NamedTuple):
     """How far the columns of X [m, k] are from orthonormal: XᵀX = Q diag(σ²) Qᵀ.
 
-    ``values``: σ [k], smallest first (all 1 for orthonormal columns); ``vectors``: Q [k, k].
+    ``values``: σ [k], smallest first (all 1 for orthonormal columns); ``vectors``: Q [k, k]; ``left``: P
+    [m, k] of X = P diag(σ) Qᵀ where it was computed too.
     """
 
     values: torch.Tensor
     vectors: torch.Tensor
+    left: torch.Tensor | None
 
     @property
     def condition(self) -> float:
@@ -150,56 +152,57 @@ def complete_svd(matrix: TaskMatrix) -> Svd:
 
 def overlap(X: torch.Tensor) -> Overlap:
     """σ and Q of X [m, k] in float32, k ≤ m."""
-    # A square matrix has a σ near 0 so often that float32 is not worth the attempt.
-    precisions = _TRUSTED_FACTOR if 5 * X.shape[1] < 4 * X.shape[0] else _TRUSTED_FACTOR[1:]
-    for dtype, trusted in precisions:
-        eigenvalues, vectors = torch.linalg.eigh(_gram(X.T, dtype))
+    if not _near_square(X):
+        eigenvalues, vectors = torch.linalg.eigh(_gram(X.T))
         values = eigenvalues.clamp_(min=0).sqrt_()
-        if values[0] >= trusted * values[-1]:
-            break
-    return Overlap(values, vectors)
+        if values[0] >= _TRUSTED * values[-1]:
+            return Overlap(values, vectors, None)
+    P, S, Qh = torch.linalg.svd(X, full_matrices=False)
+    return Overlap(S.flip(0), Qh.T.flip(1), P.flip(1))
 
 
 def polar_factor(X: torch.Tensor, found: Overlap) -> torch.Tensor:
-    """The matrix with orthonormal columns that is nearest to X [m, k], k ≤ m: P Qᵀ of X = P S Qᵀ.
+    """The matrix with orthonormal columns that is nearest to X [m, k], k ≤ m: P Qᵀ of X = P diag(σ) Qᵀ.
 
     Args:
         X: [m, k], float32.
         found: ``overlap(X)``.
     """
-    if found.condition < _TRUSTED_FACTOR[-1][1] * float(found.values[-1]):
-        P, S, Qh = torch.linalg.svd(X.double(), full_matrices=False)
-        return Svd(P, torch.ones_like(S), Qh.T).product().float()
-    inverse_root = (found.vectors / found.values) @ found.vectors.T
-    parts = [(part.to(inverse_root.dtype) @ inverse_root).float() for part in torch.split(X, _CHUNK)]
-    return torch.cat(parts)
+    if found.left is not None:
+        return found.left @ found.vectors.T
+    root = (found.vectors / found.values) @ found.vectors.T
+    if found.condition >= _SINGLE:
+        return X @ root.float()
+    return torch.cat([(part.double() @ root).float() for part in torch.split(X, _CHUNK)])
+
+
+def _near_square(matrix: torch.Tensor) -> bool:
+    return 4 * max(matrix.shape) < 5 * min(matrix.shape)
 
 
 def _dense_svd(matrix: torch.Tensor, limit: int | None, scale: float | None) -> Svd:
     _require_finite(matrix)
     shape = (matrix.shape[0], matrix.shape[1])
     wide = matrix if shape[0] <= shape[1] else matrix.T  # [q, p]
-    # The spectrum of all values may reach down to rounding, for which float32 cannot be enough.
-    precisions = _TRUSTED_VALUES if limit is not None and limit < wide.shape[0] else _TRUSTED_VALUES[1:]
-    for dtype, trusted in precisions:
-        gram = _gram(wide, dtype)
-        if not gram.isfinite().all():
-            continue  # squares beyond float32
-        eigenvalues, vectors = torch.linalg.eigh(gram)
-        values = eigenvalues.clamp_(min=0).sqrt_().flip(0)
-        rank = _kept(values, shape, limit, scale)
-        found = dtype == torch.float64 or rank == limit  # float32 does not tell a low rank from rounding
-        if found and (not rank or values[rank - 1] >= trusted * values[0]):
-            short = vectors.flip(1)[:, :rank]
-            parts = [part.to(dtype).T @ short / values[:rank] for part in torch.split(wide, _CHUNK, dim=1)]
-            long = torch.cat(parts)
-            break
-    else:
-        short, values, other = torch.linalg.svd(wide.double(), full_matrices=False)
-        rank = _kept(values, shape, limit, scale)
-        short, long = short[:, :rank], other[:rank].T
-    S, short, long = values[:rank].float(), short.float(), long.float()
-    return Svd(short, S, long) if wide is matrix else Svd(long, S, short)
+    found = None if _near_square(wide) else _gram_svd(wide, shape, limit, scale)
+    if found is None:
+        long, S, short = torch.linalg.svd(wide.T, full_matrices=False)  # faster on the longer side
+        found = Svd(short.T, S, long).truncated(_kept(S, shape, limit, scale))
+    return found if wide is matrix else Svd(found.V, found.S, found.U)
+
+
+def _gram_svd(
+    wide: torch.Tensor, shape: tuple[int, int], limit: int | None, scale: float | None
+) -> Svd | None:
+    """Triplets of D [q, p] over D Dᵀ; ``None`` where one is too small for that."""
+    eigenvalues, vectors = torch.linalg.eigh(_gram(wide))
+    values = eigenvalues.clamp_(min=0).sqrt_().flip(0)
+    rank = _kept(values, shape, limit, scale)
+    if rank and values[rank - 1] < _TRUSTED * values[0]:
+        return None
+    values, short = values[:rank], vectors.flip(1)[:, :rank]
+    long = [(part.double().T @ short / values).float() for part in torch.split(wide, _CHUNK, dim=1)]
+    return Svd(short.float(), values.float(), torch.cat(long))
 
 
 def _kept(values: torch.Tensor, shape: tuple[int, int], limit: int | None, scale: float | None) -> int:
@@ -210,12 +213,15 @@ def _kept(values: torch.Tensor, shape: tuple[int, int], limit: int | None, scale
     return above if limit is None else min(above, limit)
 
 
-def _gram(matrix: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """D Dᵀ [a, a] for D [a, b] in float32."""
-    gram = torch.zeros(matrix.shape[0], matrix.shape[0], dtype=dtype)
+def _gram(matrix: torch.Tensor) -> torch.Tensor:
+    """D Dᵀ [a, a] in float64 for D [a, b] in float32; only the lower triangle, which is what eigh reads."""
+    rows = matrix.shape[0]
+    step = max(64, -(-rows // 4))
+    gram = torch.zeros(rows, rows, dtype=torch.float64)
     for part in torch.split(matrix, _CHUNK, dim=1):
-        wide = part.to(dtype)
-        gram.addmm_(wide, wide.T)
+        wide = part.double()
+        for end in range(step, rows + step, step):
+            gram[end - step : end, :end].addmm_(wide[end - step : end], wide[:end].T)
     return gram
 
 

@@ -23,22 +23,32 @@ def elected_sum(deltas: Sequence[torch.Tensor], weights: Sequence[float], *, nor
     The elected sign is that of Σ_t w_t D_t (plus where the sum is 0); the result sums w_t D_t over the experts
     with that sign, and with ``normalize`` divides by the sum of their weights.
     """
-    weighted = [
-        delta * weight if weight != 1 else delta for delta, weight in zip(deltas, weights, strict=True)
-    ]
-    sign = weighted[0].clone()
-    for delta in weighted[1:]:
+    weighted = [delta * weight if weight != 1 else delta for delta, weight in zip(deltas, weights, strict=True)]
+    sign = weighted[0] + weighted[1] if len(weighted) > 1 else weighted[0].clone()
+    for delta in weighted[2:]:
         sign.add_(delta)
-    sign = torch.where(sign >= 0, 1.0, -1.0)
+    torch.copysign(sign.new_ones(()), sign, out=sign)
     total = torch.zeros_like(sign)
     divisor = torch.zeros_like(sign) if normalize else None
+    agreeing = torch.empty_like(sign)
     for delta, weight in zip(weighted, weights, strict=True):
-        agreeing = (delta * sign).relu_()  # magnitude where it agrees, else 0
+        torch.mul(delta, sign, out=agreeing).relu_()  # its magnitude where it agrees, else 0
         total.add_(agreeing)
         if divisor is not None:
             divisor.add_(agreeing.sign_(), alpha=weight)
     total.mul_(sign)
-    return total if divisor is None else total.div_(divisor.masked_fill_(divisor == 0, 1.0))
+    return total if divisor is None else _divided(total, divisor, positive=min(weights) > 0)
+
+
+def _divided(total: torch.Tensor, divisor: torch.Tensor, *, positive: bool) -> torch.Tensor:
+    """``total / divisor``, and ``total`` where the divisor is 0.
+
+    With positive weights the divisor is 0 only where nothing took part and the total is 0 too, so that any
+    other divisor will do, which is faster than looking for the zeros.
+    """
+    if positive:
+        return total.div_(divisor.clamp_(min=torch.finfo(torch.float32).tiny))
+    return total.div_(divisor.masked_fill_(divisor == 0, 1.0))
 
 
 def plain_sum(deltas: Sequence[torch.Tensor], weights: Sequence[float], *, normalize: bool) -> torch.Tensor:

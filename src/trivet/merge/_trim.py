@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from trivet.merge._group import TensorGroup
-from trivet.merge._select import Threshold, TieBreaker, largest, magnitude_bits
+from trivet.merge._select import Threshold, largest
 
 
 class Band:
@@ -18,38 +19,42 @@ class Band:
         self, elements: int, kept: int, low: Threshold | None, high: Threshold | None, dropped: int = 0
     ) -> None:
         self.density = kept / elements if elements else 1.0
-        self._kept, self._elements = kept, elements
-        self._low, self._high = low, high
-        # Of those as large as the upper end, the first ``dropped - larger`` are too many.
-        self._drop_ties = TieBreaker(dropped - high.larger) if high is not None else None
-        self._keep_ties = TieBreaker(kept + dropped - low.larger) if low is not None else None
+        self._kept = kept
+        self._lower = None if low is None else _Above(low, kept + dropped)
+        self._upper = None if high is None else _Above(high, dropped)
 
     def trim(self, delta: torch.Tensor) -> torch.Tensor:
         """``delta`` with what does not stay set to 0; the given tensor is not changed."""
         if self._kept == 0:
             return torch.zeros_like(delta)
-        if self._low is None and self._high is None:
-            return delta
-        result = delta
-        if self._low is not None:
-            result = _above(delta, self._low, self._keep_ties)
-        if self._high is not None:
-            over = _above(delta, self._high, self._drop_ties)
-            result = result - over
-        return result
+        result = delta if self._lower is None else self._lower.trim(delta)
+        return result if self._upper is None else result - self._upper.trim(delta)
 
 
-def _above(delta: torch.Tensor, threshold: Threshold, ties: TieBreaker | None) -> torch.Tensor:
-    """``delta`` where its magnitude is larger than the threshold, and at the ties that get a place."""
-    kept = torch.nn.functional.hardshrink(delta, threshold.value)
-    if threshold.value == 0 or ties is None or ties.empty:
+class _Above:
+    """Keeps the ``count`` largest magnitudes of a tensor, given the smallest of them; ties by their index."""
+
+    def __init__(self, threshold: Threshold, count: int) -> None:
+        self._value = threshold.value
+        self._places = count - threshold.larger  # for those that tie at the threshold
+        self._bound = self._value
+        if self._places >= threshold.equal:  # all of them, so none has to be looked for
+            self._bound, self._places = _number_below(self._value), 0
+
+    def trim(self, delta: torch.Tensor) -> torch.Tensor:
+        """``delta`` where its magnitude is above the bound, and at the next ties that have a place."""
+        kept = torch.nn.functional.hardshrink(delta, self._bound)
+        if self._places > 0 and self._value > 0:
+            ties = np.flatnonzero(delta.abs().numpy() == np.float32(self._value))[: self._places]
+            self._places -= len(ties)
+            places = torch.from_numpy(ties)
+            kept.view(-1)[places] = delta.reshape(-1)[places]
         return kept
-    flat = kept.view(-1)
-    bits = int(torch.tensor(threshold.value, dtype=torch.float32).view(torch.int32))
-    places = torch.nonzero(magnitude_bits(delta) == bits).view(-1)
-    taken = places[: ties.take(len(places))]
-    flat[taken] = delta.reshape(-1)[taken]
-    return kept
+
+
+def _number_below(value: float) -> float:
+    """The next smaller float32: hardshrink drops what equals its bound."""
+    return float(np.nextafter(np.float32(value), np.float32(0))) if value > 0 else value
 
 
 def band(group: TensorGroup, counts: Sequence[tuple[int, int]]) -> list[Band]:
@@ -72,7 +77,7 @@ def band(group: TensorGroup, counts: Sequence[tuple[int, int]]) -> list[Band]:
     return bands
 
 
-class Above:
+class AtLeast:
     """Keeps every magnitude that is at least the threshold, all ties included (as the code of TIES does)."""
 
     def __init__(self, threshold: Threshold | None) -> None:
@@ -82,12 +87,10 @@ class Above:
         """``delta`` with what does not stay set to 0."""
         if self._threshold is None:
             return delta
-        # hardshrink drops what equals its bound, so the bound is the number below the threshold.
-        below = torch.nextafter(torch.tensor(self._threshold.value), torch.tensor(0.0))
-        return torch.nn.functional.hardshrink(delta, float(below)) if self._threshold.value > 0 else delta
+        return torch.nn.functional.hardshrink(delta, _number_below(self._threshold.value))
 
 
-Trimmer = Band | Above
+Trimmer = Band | AtLeast
 
 
 def tensor_trimmers(group: TensorGroup, densities: Sequence[float]) -> list[Band]:
@@ -104,19 +107,19 @@ def kept_count(density: float, elements: int) -> int:
     return 0 if density <= 0 else min(elements, max(1, int(density * elements)))
 
 
-def model_trimmers(group: TensorGroup, densities: Sequence[float]) -> list[Above]:
+def model_trimmers(group: TensorGroup, densities: Sequence[float]) -> list[AtLeast]:
     """Keep the share of the whole model's entries that is largest; all ties at the threshold stay."""
 
-    def compute() -> list[Above]:
+    def compute() -> list[AtLeast]:
         scope = group.model()
         elements = sum(tensor.elements for tensor in scope.groups())
         ranks = [[kept_count(density, elements)] if 0 < density < 1 else [] for density in densities]
         found = largest(scope.groups, ranks)
         nothing = Threshold(float("inf"), 0, 0)
         return [
-            Above(thresholds[0] if thresholds else nothing if density <= 0 else None)
+            AtLeast(thresholds[0] if thresholds else nothing if density <= 0 else None)
             for thresholds, density in zip(found, densities, strict=True)
         ]
 
-    trimmers: list[Above] = group.model().once(f"ties {list(densities)}", compute)
+    trimmers: list[AtLeast] = group.model().once(f"ties {list(densities)}", compute)
     return trimmers

@@ -15,8 +15,8 @@ as strong as the true ones.
 Small singular values are raised to the mean, and their directions with them: where they are noise, so is
 what is raised. The ratio of the smallest kept value to the largest is noted as the condition.
 
-It costs the eigenvectors of one q x q matrix, q = min(m, n), in float64, and memory for the whole matrix of
-every expert; for LoRA experts it costs a QR of their factors.
+It costs one singular value decomposition, and memory for the whole matrix of every expert; for LoRA experts
+it costs a QR of their factors.
 """
 
 import torch

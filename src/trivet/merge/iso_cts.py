@@ -17,8 +17,8 @@ is kept, except with ``rank: official``, which keeps the formula's numbers as th
 the experts' own directions nearly coincide the polar factor is decided by rounding; such a tensor takes the
 mean, with a warning (``fallback``, ``max_ill_posed``).
 
-It costs the eigenvectors of T + 3 matrices q x q in float64, and memory for the whole matrix of every expert;
-for LoRA experts it costs a QR of their factors and the last two.
+It costs T + 3 singular value decompositions, and memory for the whole matrix of every expert; for LoRA
+experts it costs a QR of their factors and the last two.
 """
 
 from collections.abc import Sequence

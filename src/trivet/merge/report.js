@@ -26,8 +26,10 @@
     showTheme();
   });
 
-  // The table
+  // The table. A browser lays out some hundreds of rows at once, so that many thousands stay usable.
 
+  const SHOWN = 500;
+  let limit = SHOWN;
   const body = byId("table").tBodies[0];
   const heads = [...byId("table").tHead.rows[0].cells];
   const rows = [...body.rows].map((node, place) => ({
@@ -36,13 +38,15 @@
 
   function filter() {
     const wanted = byId("search").value.trim().toLowerCase().split(/\s+/);
-    let shown = 0;
+    let found = 0;
     for (const row of rows) {
       const fits = wanted.every((word) => row.text.includes(word)) && (row.warned || !byId("warned").checked);
-      row.node.hidden = !fits;
-      if (fits) shown += 1;
+      if (fits) found += 1;
+      row.node.hidden = !fits || found > limit;
     }
-    byId("count").textContent = `${shown.toLocaleString("en")} of ${rows.length.toLocaleString("en")} tensors`;
+    byId("count").textContent = `${found.toLocaleString("en")} of ${rows.length.toLocaleString("en")} tensors`;
+    byId("more").hidden = found <= limit;
+    byId("more").textContent = `The first ${limit} are shown: show all`;
   }
 
   const compare = new Intl.Collator("en", { numeric: true }).compare;
@@ -70,12 +74,14 @@
       });
     }
     body.append(...rows.map((row) => row.node));
+    filter();
   }
 
   heads.forEach((head, column) => {
     const button = head.querySelector("button");
     if (button) button.addEventListener("click", () => sort(column));
   });
+  byId("more").addEventListener("click", () => { limit = Infinity; filter(); });
   byId("search").addEventListener("input", filter);
   byId("warned").addEventListener("change", filter);
   document.addEventListener("keydown", (event) => {
@@ -89,4 +95,5 @@
     }
   });
   filter();  // a browser may have kept what was typed before
+  rows.forEach((row) => row.node.classList.remove("late"));
 })();

@@ -62,7 +62,7 @@ def render(report: MergeReport) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_finalize
     )
-    environment.filters.update(number=number, percent=percent, size=size)
+    environment.filters.update(number=number, cosine=cosine, percent=percent, size=size)
     return environment.from_string(_asset("report.html.jinja")).render(
         report=report,
         summary=summary,
@@ -83,6 +83,11 @@ def number(value: float | None, digits: int = 3) -> str:
         return _NONE
     text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}g}"
     return text.replace("-", "\u2212")
+
+
+def cosine(value: float | None) -> str:
+    """A cosine with three decimals, so that those of a column stand below one another."""
+    return _NONE if value is None else f"{value:.3f}".replace("-", "\u2212")
 
 
 def percent(value: float | None) -> str:
@@ -142,8 +147,8 @@ def _cosine(tensor: TensorReport) -> Cell:
     if not found:
         return Cell(_NONE)
     mean = sum(found) / len(found)
-    spread = f"{number(min(found), 2)} to {number(max(found), 2)}" if len(found) > 1 else ""
-    return Cell(number(mean), mean, spread)
+    spread = f"{cosine(min(found))} to {cosine(max(found))}" if len(found) > 1 else ""
+    return Cell(cosine(mean), mean, spread)
 
 
 def _warnings(report: MergeReport) -> list[tuple[str, str]]:

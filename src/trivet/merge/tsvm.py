@@ -19,8 +19,9 @@ with a LoRA expert of a lower rank those further vectors carry nothing, but the 
 those that do. Where experts nearly coincide the polar factor is decided by rounding; such a tensor takes
 the mean, with a warning (``fallback``, ``max_ill_posed``). The smallest singular value of U and V is noted.
 
-It costs the eigenvectors of one q x q matrix for each expert and of two more, in float64, and memory for the
-whole matrix of every expert; for LoRA experts of rank r it costs a QR of an m x r and an n x r matrix each.
+It costs one singular value decomposition for each expert and two more (over a q x q Gram matrix where that is
+faster), and memory for the whole matrix of every expert; for LoRA experts of rank r it costs a QR of an m x r
+and an n x r matrix each.
 
 One of the methods compared in "Mix Data or Merge Models?" (arXiv 2502.06876).
 """

@@ -112,7 +112,8 @@ def clean(sets: Sets, seed: int) -> tuple[list[Pair], Ledger]:
     is kept, between equals a drawn one.
 
     Raises:
-        DataError: ``sets`` is not a list of data sets, is empty, a row breaks the format, or no pair is usable.
+        DataError: ``sets`` is not a list of data sets or is empty, a row breaks the format, or no pair can be
+            used.
     """
     if isinstance(sets, Dataset | PreferenceSet | Mapping | str) or not sets:
         raise DataError("a list of one data set or more is needed", where="sets", hint="write [data_set]")

@@ -144,7 +144,7 @@ def worst_until(found: Sequence[Mapping[str, float]], target: float) -> set[int]
         target: in [0, 1).
     """
     limit = Fraction(repr(target))
-    queues: dict[str, list[int]] = {
+    queues = {
         b: sorted(
             (index for index, one in enumerate(found) if b in one),
             key=lambda index: (-len(found[index]), found[index][b], index),
@@ -152,12 +152,13 @@ def worst_until(found: Sequence[Mapping[str, float]], target: float) -> set[int]
         for b in sorted({b for one in found for b in one})
     }
     counts = {b: len(queue) for b, queue in queues.items()}
+    waiting = {b: iter(queue) for b, queue in queues.items()}  # each passes its queue once
     left, dropped = len(found), set[int]()
     while counts:
         largest = max(counts, key=lambda b: counts[b])  # the first in alphabetical order among equals
         if counts[largest] <= limit * left:
             break
-        worst = next(index for index in queues[largest] if index not in dropped)
+        worst = next(index for index in waiting[largest] if index not in dropped)
         dropped.add(worst)
         left -= 1
         for b in found[worst]:
@@ -171,13 +172,13 @@ def conflict_weight(found: Sequence[Mapping[str, float]], target: float) -> floa
     With K conflicting pairs among n, of which k_b conflict with b, the weighted rate is
     w k_b / (w K + n − K); it is at most t where w (k_b − t K) ≤ t (n − K).
     """
-    conflicting = sum(bool(one) for one in found)
-    weight = 1.0
+    limit, conflicting = Fraction(repr(target)), sum(bool(one) for one in found)
+    weight = Fraction(1)
     for b in {b for one in found for b in one}:
-        excess = sum(b in one for one in found) - target * conflicting
+        excess = sum(b in one for one in found) - limit * conflicting
         if excess > 0:
-            weight = min(weight, target * (len(found) - conflicting) / excess)
-    return weight
+            weight = min(weight, limit * (len(found) - conflicting) / excess)
+    return float(weight)
 
 
 def conflict_matrix(
