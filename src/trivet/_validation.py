@@ -53,18 +53,23 @@ def validate(kind: type[ConfigType], values: Mapping[str, Any], *, where: str) -
 
 
 def _field_names(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The keys that are known at ``location``, also inside lists and mappings of models."""
     for part in location:
         field = kind.model_fields.get(str(part))
-        annotation = getattr(field, "annotation", None)
-        models = [
-            part
-            for part in (annotation, *get_args(annotation))  # also in `Model | None`
-            if isinstance(part, type) and issubclass(part, BaseModel)
-        ]
+        if field is None:
+            continue  # a place in a list, a key of a mapping, or the name of a choice
+        models = _models_in(field.annotation)
         if len(models) != 1:
             return []
         kind = models[0]
-    return list(kind.model_fields)
+    return [field.alias or name for name, field in kind.model_fields.items()]
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models that a type is made of, as in ``list[Model] | None``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

@@ -21,7 +21,7 @@ from trivet.judges import Verdict, unscored
 from trivet.models.engine import Completion, Engine, HookName, OperationName, Request
 from trivet.models.operations import Chat, Sampling
 
-EXAMPLES: dict[str, Any] = {"judge": "refusal", "dataset": "prompts.jsonl"}
+EXAMPLES: dict[str, Any] = {"judge": "refusal", "dataset": "prompts.jsonl", "weight": 1.0, "t": 0.5}
 """Values for keys that have no default, by the key's name."""
 
 ALL = names()

@@ -2,7 +2,8 @@
 
 import ast
 from dataclasses import dataclass
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen, MultipleOf
 from pydantic.fields import FieldInfo
@@ -42,7 +43,7 @@ def _setting(name: str, field: FieldInfo) -> Setting:
     elif not (default is None or isinstance(default, (bool, int, float, str, list, dict, tuple))):
         default = str(default)
     return Setting(
-        name=name,
+        name=field.alias or name,
         type=_type_name(field.annotation),
         required=required,
         default=None if required else default,
@@ -52,13 +53,25 @@ def _setting(name: str, field: FieldInfo) -> Setting:
 
 
 def _type_name(annotation: Any) -> str:
-    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
+    if get_origin(annotation) is Annotated:
+        return _type_name(get_args(annotation)[0])
+    if isinstance(annotation, UnionType) or get_origin(annotation) is Union:
+        return " | ".join(_type_name(choice) for choice in get_args(annotation))
+    if get_origin(annotation) is tuple and get_args(annotation)[1:] == (Ellipsis,):
+        return f"one {_type_name(get_args(annotation)[0])} for each expert"
+    if annotation is type(None):
+        return "None"
+    return (
+        annotation.__name__
+        if isinstance(annotation, type) and get_origin(annotation) is None
+        else str(annotation).replace("typing.", "")
+    )
 
 
 def _bounds(field: FieldInfo) -> str:
     """The bounds in words, e.g. ``≥ 1, ≤ 64``; empty where there are none."""
     parts = []
-    for rule in field.metadata:
+    for rule in [*field.metadata, *_rules_of_choices(field.annotation)]:
         match rule:
             case Ge(ge=limit):
                 parts.append(f"≥ {limit}")
@@ -77,3 +90,9 @@ def _bounds(field: FieldInfo) -> str:
             case _ if getattr(rule, "pattern", None):
                 parts.append(f"matches {rule.pattern}")
     return ", ".join(parts)
+
+
+def _rules_of_choices(annotation: Any) -> list[Any]:
+    """The bounds of a union's first choice: a value for each expert has those of the single value."""
+    choices = [choice for choice in get_args(annotation) if get_origin(choice) is Annotated]
+    return [rule for info in choices[:1] for part in get_args(info)[1:] for rule in getattr(part, "metadata", ())]

@@ -211,4 +211,5 @@ class MemoryGroup(TensorGroup):
 
     def merged(self, merge: Merged) -> torch.Tensor:
         """Run a method's function over all blocks; the tensor in its own shape, float32."""
-        return torch.cat([merge(block) for block in self.blocks()]).reshape(self.shape)
+        merged = [merge(block) for block in self.blocks()]
+        return torch.cat(merged).reshape(self.shape) if merged else torch.empty(self.shape)

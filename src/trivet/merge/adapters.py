@@ -94,7 +94,8 @@ class Adapter:
     def delta(self, name: str, row: int, rows: int) -> torch.Tensor:
         """Rows ``row`` … of the delta, float32 [rows, columns]."""
         found = self._factors[name]
-        return found.up[row : row + rows] @ found.down
+        # In double precision, since a product in float32 depends on how many rows are asked for at once.
+        return (found.up[row : row + rows].double() @ found.down.double()).float()
 
 
 def _scale(config: dict[str, Any], module: str, rank: int) -> float:

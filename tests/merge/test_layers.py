@@ -1,0 +1,45 @@
+"""Names of layers, and configurations of models put together anew."""
+
+import pytest
+
+from trivet.errors import MergeError
+from trivet.merge.layers import VOCABULARY, comes_first, count_layers, layer_of, with_layers
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "moved"),
+    [
+        ("model.layers.7.mlp.up_proj.weight", 7, "model.layers.2.mlp.up_proj.weight"),
+        ("transformer.h.11.attn.c_attn.weight", 11, "transformer.h.2.attn.c_attn.weight"),
+        ("model.language_model.layers.0.input_layernorm.weight", 0, "model.language_model.layers.2.input_layernorm.weight"),
+        ("model.layers.3.block_sparse_moe.experts.5.w1.weight", 3, "model.layers.2.block_sparse_moe.experts.5.w1.weight"),
+    ],
+)  # fmt: skip
+def test_layer_numbers(name, number, moved):
+    layer = layer_of(name)
+    assert layer is not None and layer.number == number and layer.numbered(2) == moved
+
+
+def test_what_lies_outside():
+    for name in ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"):
+        assert layer_of(name) is None
+    assert comes_first("model.embed_tokens.weight") and comes_first("transformer.wpe.weight")
+    assert not comes_first("model.norm.weight") and not comes_first("lm_head.weight")
+    assert VOCABULARY.search("model.embed_tokens.weight") and VOCABULARY.search("lm_head.weight")
+    assert not VOCABULARY.search("model.layers.0.self_attn.q_proj.weight")
+
+
+def test_settings_of_layers_follow_their_layers():
+    config = {"num_hidden_layers": 3, "layer_types": ["a", "b", "c"], "eos_token_id": [1, 2, 3]}
+    other = {"num_hidden_layers": 3, "layer_types": ["x", "y", "z"]}
+    made = with_layers(config, [(config, 0), (other, 2), (config, 0), (config, 1)], "m")
+    assert made["num_hidden_layers"] == 4 and made["layer_types"] == ["a", "z", "a", "b"]
+    assert made["eos_token_id"] == [1, 2, 3]
+    nested = with_layers({"text_config": config}, [({"text_config": other}, 1)], "m")
+    assert nested["text_config"]["num_hidden_layers"] == 1 and nested["text_config"]["layer_types"] == ["y"]
+
+
+def test_a_configuration_without_a_number_of_layers_is_refused():
+    assert count_layers({"text_config": {"num_hidden_layers": 5}}, "m") == 5
+    with pytest.raises(MergeError, match="names no number of layers"):
+        count_layers({}, "m")
