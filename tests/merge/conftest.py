@@ -8,7 +8,6 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-
 from tests.conftest import make_tiny_model
 
 

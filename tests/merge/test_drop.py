@@ -16,11 +16,17 @@ def delta_of(method: str, delta: torch.Tensor, **settings) -> torch.Tensor:
 
 def test_numbers_depend_on_the_place_alone():
     whole = uniform(5, "tensor", 1, 0, 1001)
-    assert torch.equal(torch.cat([uniform(5, "tensor", 1, 0, 7), uniform(5, "tensor", 1, 7, 994)]), whole[:1001])
+    assert torch.equal(
+        torch.cat([uniform(5, "tensor", 1, 0, 7), uniform(5, "tensor", 1, 7, 994)]), whole[:1001]
+    )
     assert torch.equal(uniform(5, "tensor", 1, 500, 501), whole[500:])
-    for other in (uniform(6, "tensor", 1, 0, 1001), uniform(5, "other", 1, 0, 1001), uniform(5, "tensor", 0, 0, 1001)):
+    for other in (
+        uniform(6, "tensor", 1, 0, 1001),
+        uniform(5, "other", 1, 0, 1001),
+        uniform(5, "tensor", 0, 0, 1001),
+    ):
         assert not torch.equal(other, whole)
-    assert 0 <= whole.min() and whole.max() < 1
+    assert whole.min() >= 0 and whole.max() < 1
 
 
 @pytest.mark.parametrize("method", ["dare_linear", "dare_ties", "della_linear", "della"])
@@ -70,7 +76,9 @@ def test_l1_restores_the_sum_of_magnitudes_and_not_the_expectation():
 def test_della_keeps_large_entries_more_often():
     """Check 7: the smallest entry of a row stays with density − ε, the largest with density + ε."""
     density, epsilon, rows = 0.5, 0.2, 4000
-    delta = torch.arange(1.0, 9.0).repeat(rows, 1)[:, torch.randperm(8, generator=torch.Generator().manual_seed(4))]
+    delta = torch.arange(1.0, 9.0).repeat(rows, 1)[
+        :, torch.randperm(8, generator=torch.Generator().manual_seed(4))
+    ]
     kept = delta_of("della_linear", delta, density=density, epsilon=epsilon, rescale="none") != 0
     spread = 4 * math.sqrt(0.25 / rows)
     for value, wanted in ((1.0, 0.3), (8.0, 0.7)):

@@ -11,8 +11,8 @@ from trivet.merge.layers import VOCABULARY, comes_first, count_layers, layer_of,
     [
         ("model.layers.7.mlp.up_proj.weight", 7, "model.layers.2.mlp.up_proj.weight"),
         ("transformer.h.11.attn.c_attn.weight", 11, "transformer.h.2.attn.c_attn.weight"),
-        ("model.language_model.layers.0.input_layernorm.weight", 0, "model.language_model.layers.2.input_layernorm.weight"),
-        ("model.layers.3.block_sparse_moe.experts.5.w1.weight", 3, "model.layers.2.block_sparse_moe.experts.5.w1.weight"),
+        ("model.text.layers.0.input_layernorm.weight", 0, "model.text.layers.2.input_layernorm.weight"),
+        ("model.layers.3.moe.experts.5.w1.weight", 3, "model.layers.2.moe.experts.5.w1.weight"),
     ],
 )  # fmt: skip
 def test_layer_numbers(name, number, moved):

@@ -35,7 +35,9 @@ def models(shape, count, seed=0):
 @settings(max_examples=12, deadline=None)
 @given(shape=SHAPES, count=st.integers(1, 4), seed=st.integers(0, 99))
 def test_shapes_from_one_element_up_and_any_blocks(method, shape, count, seed):
-    base, experts = models(shape, 1 if method in SINGLE else max(count, 2 if method == "model_stock" else 1), seed)
+    base, experts = models(
+        shape, 1 if method in SINGLE else max(count, 2 if method == "model_stock" else 1), seed
+    )
     before = [expert.clone() for expert in experts]
     whole = merge_tensors(method, experts, base, **settings_of(method))
     assert whole.shape == torch.Size(shape) and whole.dtype == torch.float32

@@ -31,5 +31,7 @@ def test_several_ranks_experts_and_tensors_at_once():
     groups = [MemoryGroup(experts, torch.zeros(6, 5)) for experts in parts]
     found = largest(lambda: iter(groups), [[1, 40, 90], [7]])
     for expert, ranks in ((0, [1, 40, 90]), (1, [7])):
-        joined = torch.cat([experts[expert].flatten() for experts in parts]).abs().sort(descending=True).values
+        joined = (
+            torch.cat([experts[expert].flatten() for experts in parts]).abs().sort(descending=True).values
+        )
         assert [threshold.value for threshold in found[expert]] == [float(joined[rank - 1]) for rank in ranks]

@@ -95,4 +95,6 @@ def _bounds(field: FieldInfo) -> str:
 def _rules_of_choices(annotation: Any) -> list[Any]:
     """The bounds of a union's first choice: a value for each expert has those of the single value."""
     choices = [choice for choice in get_args(annotation) if get_origin(choice) is Annotated]
-    return [rule for info in choices[:1] for part in get_args(info)[1:] for rule in getattr(part, "metadata", ())]
+    return [
+        rule for info in choices[:1] for part in get_args(info)[1:] for rule in getattr(part, "metadata", ())
+    ]

@@ -65,7 +65,9 @@ def run(
     warnings = [] if report is None else report.warnings + _of_tensors(report)
     if as_json:
         facts = {} if report is None else {"seconds": report.seconds, "bytes_written": report.bytes_written}
-        click.echo(json.dumps({"folder": str(out), "made": report is not None, "warnings": warnings, **facts}))
+        click.echo(
+            json.dumps({"folder": str(out), "made": report is not None, "warnings": warnings, **facts})
+        )
         return
     for warning in warnings[:10]:
         click.echo(f"note: {_printable(warning)}", err=True)

@@ -30,7 +30,7 @@ RescaleSetting = Annotated[Rescale, BeforeValidator(_as_name)]
 
 
 class Dropped:
-    """The task vectors of a tensor after dropping. Looks at the tensor once more where ``l1`` needs its sums."""
+    """The task vectors of a tensor after dropping. ``l1`` looks at the tensor once more, for its sums."""
 
     def __init__(self, group: TensorGroup, mask: Mask, rescale: Rescale) -> None:
         self._mask = mask

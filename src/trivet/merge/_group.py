@@ -1,8 +1,8 @@
 """What a merging method is given: one tensor of all models, in blocks of rows.
 
-A method is a function ``merge(config, tensor)`` that looks at the tensor as often as it needs to (thresholds,
-norms, singular vectors) and returns a function from a ``Block`` to the merged rows. Whether the rows come from
-memory or are read from disk as they are needed is not its business.
+A method is a function ``merge(config, tensor)`` that looks at the tensor as often as it needs to
+(thresholds, norms, singular vectors) and returns a function from a ``Block`` to the merged rows. Whether
+the rows come from memory or are read from disk as they are needed is not its business.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +18,7 @@ from trivet.errors import MergeError
 from trivet.merge._random import uniform
 
 BLOCK_ELEMENTS = 2**18
-"""Elements of one model in a block: 1 MiB in float32, so that a block's work stays in the processor's cache."""
+"""Elements of one model in a block: 1 MiB in float32, so that its work stays in the processor's cache."""
 
 Merged: TypeAlias = Callable[["Block"], torch.Tensor]
 """Merges one block: float32 [rows, columns]."""
@@ -121,7 +121,7 @@ class TensorGroup:
         raise NotImplementedError
 
     def factors(self, expert: int) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """(B [rows, r], A [r, columns]) with delta = B A where the expert is a low-rank adapter, else None."""
+        """(B [rows, r], A [r, columns]) with delta = B A where the expert is an adapter, else ``None``."""
         return None
 
     def blocks(self) -> Iterator[Block]:

@@ -1,9 +1,9 @@
 """Exact order statistics of magnitudes, without sorting and without holding the tensor.
 
-The bits of a non-negative float32, read as an integer, are in the order of the numbers. Two counts over 2¹⁵ and
-2¹⁶ bins (the upper, then the lower half of the bits) therefore find any order statistic exactly, in two looks
-at the data and half a megabyte. Ties, which the deltas of 16-bit weights are full of, cost nothing; a selection
-by partition slows down tenfold on them.
+The bits of a non-negative float32, read as an integer, are in the order of the numbers. Two counts over 2¹⁵
+and 2¹⁶ bins (the upper, then the lower half of the bits) therefore find any order statistic exactly, in two
+looks at the data and half a megabyte. Ties, which the deltas of 16-bit weights are full of, cost nothing; a
+selection by partition slows down tenfold on them.
 """
 
 import sys
@@ -21,7 +21,7 @@ _UPPER, _LOWER, _MAGNITUDE = 2**15, 2**16, 0x7FFFFFFF
 
 @dataclass(frozen=True)
 class Threshold:
-    """The ``rank``-th largest magnitude of a tensor (from 1), and how many are larger, as large and in all."""
+    """The ``rank``-th largest magnitude of a tensor (from 1), and how many are larger and as large."""
 
     value: float
     larger: int
@@ -38,8 +38,8 @@ def largest(
     counts = np.zeros((len(ranks), _UPPER), dtype=np.int64)
     for expert, delta in _deltas(groups):
         if ranks[expert]:
-            upper = (delta.reshape(-1).view(torch.int32) & _MAGNITUDE).bitwise_right_shift_(16)
-            counts[expert] += torch.bincount(upper, minlength=_UPPER).numpy()
+            bits = (delta.reshape(-1).view(torch.int32) & _MAGNITUDE).bitwise_right_shift_(16)
+            counts[expert] += torch.bincount(bits, minlength=_UPPER).numpy()
     bins = [[_bin_of(counts[expert], rank) for rank in chosen] for expert, chosen in enumerate(ranks)]
     fine = {
         (expert, upper): np.zeros(_LOWER, dtype=np.int64)
@@ -67,7 +67,9 @@ def _deltas(groups: Callable[[], Iterator[TensorGroup]]) -> Iterator[tuple[int, 
 def _lower_halves(delta: torch.Tensor, upper: int) -> np.ndarray[Any, Any]:
     """Counts of the lower halves of the bits, [2¹⁶], among the magnitudes whose upper half is ``upper``."""
     halves = delta.reshape(-1).numpy().view(np.uint16)
-    lower, higher = (halves[0::2], halves[1::2]) if sys.byteorder == "little" else (halves[1::2], halves[0::2])
+    lower, higher = (
+        (halves[0::2], halves[1::2]) if sys.byteorder == "little" else (halves[1::2], halves[0::2])
+    )
     places = np.flatnonzero((higher & 0x7FFF) == upper)
     return np.bincount(lower[places], minlength=_LOWER)
 

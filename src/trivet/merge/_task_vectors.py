@@ -20,10 +20,12 @@ def weighted_sum(deltas: Sequence[torch.Tensor], weights: Sequence[float]) -> to
 def elected_sum(deltas: Sequence[torch.Tensor], weights: Sequence[float], *, normalize: bool) -> torch.Tensor:
     """The disjoint merge of TIES (arXiv 2306.01708, section 3.2): at each place, only what agrees in sign.
 
-    The elected sign is that of Σ_t w_t D_t (plus where the sum is 0); the result sums w_t D_t over the experts
-    with that sign, and with ``normalize`` divides by the sum of their weights.
+    The elected sign is that of Σ_t w_t D_t (plus where the sum is 0); the result sums w_t D_t over the
+    experts with that sign, and with ``normalize`` divides by the sum of their weights.
     """
-    weighted = [delta * weight if weight != 1 else delta for delta, weight in zip(deltas, weights, strict=True)]
+    weighted = [
+        delta * weight if weight != 1 else delta for delta, weight in zip(deltas, weights, strict=True)
+    ]
     sign = weighted[0] + weighted[1] if len(weighted) > 1 else weighted[0].clone()
     for delta in weighted[2:]:
         sign.add_(delta)

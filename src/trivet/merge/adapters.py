@@ -1,8 +1,8 @@
 """PEFT's LoRA adapters as experts: their task vector is the product of two thin matrices.
 
-The delta of a linear layer is s B A with A [r, inputs], B [outputs, r] and s = α/r (α/√r with ``use_rslora``),
-"LoRA: Low-Rank Adaptation of Large Language Models" (arXiv 2106.09685). It is never materialised whole: a block
-of rows needs the same rows of B and all of A.
+The delta of a linear layer is s B A with A [r, inputs], B [outputs, r] and s = α/r (α/√r with
+``use_rslora``), "LoRA: Low-Rank Adaptation of Large Language Models" (arXiv 2106.09685). It is never
+materialised whole: a block of rows needs the same rows of B and all of A.
 """
 
 import math

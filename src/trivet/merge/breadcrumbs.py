@@ -1,7 +1,8 @@
 """Model Breadcrumbs: leave out the smallest and the very largest entries of each task vector, and add.
 
-"Model Breadcrumbs: Scaling Multi-Task Model Merging with Sparse Masks" (arXiv 2312.06795): within each tensor,
-small entries are noise and the few largest are outliers that shift the whole layer, so a mask m_t leaves both out:
+"Model Breadcrumbs: Scaling Multi-Task Model Merging with Sparse Masks" (arXiv 2312.06795): within each
+tensor, small entries are noise and the few largest are outliers that shift the whole layer, so a mask m_t
+leaves both out:
 
     W = W_0 + λ Σ_t w_t (m_t ⊙ D_t).
 

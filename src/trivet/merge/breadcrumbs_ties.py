@@ -5,8 +5,8 @@ largest entries, the disjoint merge of TIES (arXiv 2306.01708) keeps at each wei
 
     s = sign(Σ_t w_t m_t ⊙ D_t);   W = W_0 + λ Σ_{t: sign = s} w_t (m_t ⊙ D_t).
 
-As in mergekit's ``breadcrumbs_ties`` what agrees is summed; ``normalize: true`` takes the mean. It costs three
-looks at the weights; nothing is sorted.
+As in mergekit's ``breadcrumbs_ties`` what agrees is summed; ``normalize: true`` takes the mean. It costs
+three looks at the weights; nothing is sorted.
 
 One of the methods compared in "Mix Data or Merge Models?" (arXiv 2502.06876).
 """

@@ -18,7 +18,8 @@ from trivet.merge.chat_templates import chat_template
 from trivet.merge.executor import SHARD_BYTES, STATE, Done, Merge, Outcome, prepare, run, staging_folder
 from trivet.merge.layers import with_layers
 from trivet.merge.recipe import Recipe, parse_recipe
-from trivet.merge.report import JSON_FILE, MergeReport, TensorReport, write_json as write_report
+from trivet.merge.report import JSON_FILE, MergeReport, TensorReport
+from trivet.merge.report import write_json as write_report
 from trivet.merge.report_page import write_html
 from trivet.merge.tokenizer import save as save_tokenizer
 from trivet.merge.weights import read_json
@@ -175,7 +176,9 @@ def _config(merge: Merge) -> dict[str, Any]:
 
 def _report(merge: Merge, outcome: Outcome, text: str) -> MergeReport:
     recipe = merge.recipe
-    types = sorted({str(tensor.dtype).removeprefix("torch.") for shard in merge.shards for tensor in shard.tensors})
+    types = sorted(
+        {str(tensor.dtype).removeprefix("torch.") for shard in merge.shards for tensor in shard.tensors}
+    )
     warnings = list(merge.layout.notes)
     if merge.vocabulary is not None:
         warnings += merge.vocabulary.warnings

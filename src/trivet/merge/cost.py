@@ -10,7 +10,7 @@ import torch
 
 from trivet.merge._group import BLOCK_ELEMENTS, MemoryGroup
 from trivet.merge.executor import Merge, bytes_of
-from trivet.merge.layout import Output
+from trivet.merge.layout import Output, config_class
 from trivet.merge.stream import KEPT_BYTES
 
 _TRIAL_ROWS, _TRIAL_COLUMNS = 256, 1024
@@ -20,7 +20,8 @@ _COPIES = 8  # float32 copies of a block, for each expert, that arithmetic makes
 
 @dataclass(frozen=True)
 class Cost:
-    """Estimates. ``memory_bytes`` is what the merge adds to a process that has loaded torch; ``seconds`` are of
+    """Estimates. ``memory_bytes`` is what the merge adds to a process that has loaded torch; ``seconds``
+    are of
     the merge itself, scaled up from a trial of the method and a trial read of the first file."""
 
     method: str
@@ -41,7 +42,7 @@ def estimate(merge: Merge, *, threads: int | None = None) -> Cost:
     """Settle what can be counted and try what cannot."""
     outputs = merge.layout.outputs
     workers = threads or torch.get_num_threads()
-    config = merge.layout.method.config
+    config = config_class(merge.layout.method)
     passes = config.passes
     once = [output for output in outputs if passes == 1 or _kept(output)]
     again = [output for output in outputs if not (passes == 1 or _kept(output))]

@@ -8,8 +8,9 @@ collide less:
     D̃_t = m_t ⊙ D_t / (1 − p),  m_t ~ Bernoulli(1 − p);   W = W_0 + λ Σ_t w_t D̃_t.
 
 ``rescale: inverse_keep_prob`` is the paper's rescaling; ``l1`` (the default, ``rescale: true`` in a recipe
-of mergekit) restores the sum of magnitudes instead. What is dropped follows from the recipe's seed, the tensor's
-name and the entry's place alone. It costs a random number for each entry, and with ``l1`` a second look.
+of mergekit) restores the sum of magnitudes instead. What is dropped follows from the recipe's seed, the
+tensor's name and the entry's place alone. It costs a random number for each entry, and with ``l1`` a second
+look.
 
 One of the methods compared in "Mix Data or Merge Models?" (arXiv 2502.06876).
 """

@@ -6,10 +6,10 @@ drop by magnitude (see ``della_linear``), elect a sign for each weight, fuse wha
     p_r = density − ε + 2 ε r / (n − 1);   s = sign(Σ_t w_t D̃_t);
     W = W_0 + λ Σ_{t: sign = s} w_t D̃_t / Σ_{t: sign = s} w_t.
 
-``epsilon`` is the half-width, as in mergekit; the paper's ε is the full window, so halve it. The paper divides
-each entry by its own keep probability (``rescale: inverse_keep_prob``); the default ``l1`` restores the
-tensor's sum of magnitudes, as mergekit does. Also named ``della_ties``. It costs a sort within each row, and
-with ``l1`` a second look at the weights.
+``epsilon`` is the half-width, as in mergekit; the paper's ε is the full window, so halve it. The paper
+divides each entry by its own keep probability (``rescale: inverse_keep_prob``); the default ``l1`` restores
+the tensor's sum of magnitudes, as mergekit does. Also named ``della_ties``. It costs a sort within each
+row, and with ``l1`` a second look at the weights.
 
 One of the methods compared in "Mix Data or Merge Models?" (arXiv 2502.06876).
 """

@@ -3,11 +3,13 @@
 "DELLA-Merging: Reducing Interference in Model Merging through Magnitude-Based Sampling" (arXiv 2406.11617).
 MagPrune ranks the magnitudes within each row; the keep probability rises linearly with the rank r = 0 … n−1,
 
-    p_r = density − ε + 2 ε r / (n − 1),   D̃_i = m_i D_i / p_i,  m_i ~ Bernoulli(p_i);   W = W_0 + λ Σ_t w_t D̃_t.
+    p_r = density − ε + 2 ε r / (n − 1),   D̃_i = m_i D_i / p_i,  m_i ~ Bernoulli(p_i);   W = W_0 + λ Σ_t
+    w_t D̃_t.
 
-``epsilon`` is the half-width, as in mergekit; the paper's ε is the full window, so halve it. The paper divides
-each entry by its own keep probability (``rescale: inverse_keep_prob``); the default ``l1`` restores the
-tensor's sum of magnitudes, as mergekit does. It costs a sort within each row, and with ``l1`` a second look.
+``epsilon`` is the half-width, as in mergekit; the paper's ε is the full window, so halve it. The paper
+divides each entry by its own keep probability (``rescale: inverse_keep_prob``); the default ``l1`` restores
+the tensor's sum of magnitudes, as mergekit does. It costs a sort within each row, and with ``l1`` a second
+look.
 
 One of the methods compared in "Mix Data or Merge Models?" (arXiv 2502.06876).
 """

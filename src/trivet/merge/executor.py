@@ -1,8 +1,8 @@
 """Run a merge: read the models block by block, merge, and write every block to its place in the output.
 
 Nothing holds a model. The output is made in a hidden folder beside its place and moves there whole, as the
-last step, so what stands under its name is a finished checkpoint. Killed at any instant, the same command goes
-on with the first shard that is not finished.
+last step, so what stands under its name is a finished checkpoint. Killed at any instant, the same command
+goes on with the first shard that is not finished.
 """
 
 import shutil
@@ -18,7 +18,7 @@ import torch
 
 from trivet._files import canonical_json, sha256_text, write_json
 from trivet.errors import MergeError, StoreError
-from trivet.merge._group import Merged, MemoryGroup, ModelScope, TensorGroup
+from trivet.merge._group import MemoryGroup, Merged, ModelScope, TensorGroup
 from trivet.merge.diagnostics import Sums, diagnose
 from trivet.merge.layers import VOCABULARY
 from trivet.merge.layout import Layout, Output, output_dtype, plan_layout
@@ -177,7 +177,7 @@ def _open_staging(staging: Path, address: str) -> None:
 
 
 class _one_thread_each:  # noqa: N801 - reads as a statement
-    """Within the block, torch's operations run in the thread that calls them: tensors are the unit of work."""
+    """Within the block, torch's operations run in the thread that calls them: a thread has its tensor."""
 
     def __init__(self, workers: int) -> None:
         self._workers = workers

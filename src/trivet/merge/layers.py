@@ -1,7 +1,7 @@
 """Names of tensors that belong to a numbered layer, and layers put together anew.
 
-Decoders number their blocks under one list (``model.layers.7.mlp.up_proj.weight``, ``transformer.h.7.…``), so a
-slice of a recipe is a matter of names: the tensor of output layer n comes from layer m of each source.
+Decoders number their blocks under one list (``model.layers.7.mlp.up_proj.weight``, ``transformer.h.7.…``),
+so a slice of a recipe is a matter of names: the tensor of output layer n comes from layer m of each source.
 """
 
 import re

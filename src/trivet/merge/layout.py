@@ -1,4 +1,4 @@
-"""What a recipe makes: every tensor of the output, where it comes from, and the settings it is merged with."""
+"""What a recipe makes: every tensor of the output, where it comes from, and the settings for it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -69,7 +69,8 @@ class _Planner:
     def __init__(self, recipe: Recipe, sources: Sources, where: str) -> None:
         self.recipe, self.sources, self.where = recipe, sources, where
         self.method = find(f"merge/{recipe.method}")
-        self.fields = fields_of(self.method.config)
+        self.kind = config_class(self.method)
+        self.fields = fields_of(self.kind)
         self.notes: dict[str, None] = {}
         self.layers: dict[str, dict[int, list[LayerName]]] = {}
         self.models = [sources.open(name) for name in recipe.model_names()]
@@ -94,7 +95,7 @@ class _Planner:
         return Layout(self.method, tuple(outputs), tuple(order), self.donor, tuple(self.notes))
 
     def _whole(self, module: Module) -> Slice:
-        """`models:` is one slice of all layers; the base is a source too, so that its parameters are found."""
+        """``models`` is one slice of all layers."""
         count = count_layers(self.donor.weights.config, self.donor.name)
         sources = [
             SliceSource(model=model.model, layer_range=(0, count), parameters=model.parameters)
@@ -139,7 +140,7 @@ class _Planner:
     def _output(self, name: str, tensors: list[str], part: Slice, module: Module, depth: float) -> Output:
         base_name = part.base_model or self.recipe.base_model
         base = None if base_name is None else self._part(base_name, tensors[0])
-        takes_base = issubclass(self.method.config, MergeConfig) and self.method.config.base_is_input
+        takes_base = self.kind.base_is_input
         experts, scopes = [], []
         shared = [part.parameters, module.parameters, self.recipe.parameters]
         for source, tensor in zip(part.sources, tensors, strict=True):
@@ -150,7 +151,10 @@ class _Planner:
                     continue
             experts.append(found)
             scopes.append([source.parameters, *shared])
-        if takes_base and base is not None and base not in experts:
+        given = any(
+            key in scope for scope in shared for key, field in self.fields.items() if is_per_expert(field)
+        )
+        if takes_base and base is not None and base not in experts and given:
             experts.append(base)
             scopes.append(shared)
         if not experts:
@@ -200,7 +204,7 @@ class _Planner:
                 one = parameters.resolve(key, shared, name, depth)
                 if one is not None:
                     values[key] = one
-        return validate(self.method.config, values, where=f"{self.where}: {name}")
+        return validate(self.kind, values, where=f"{self.where}: {name}")
 
     def _known_keys(self, module: Module, slices: list[Slice]) -> None:
         scopes: list[Mapping[str, Any]] = [self.recipe.parameters, module.parameters]
@@ -225,6 +229,21 @@ class _Planner:
                 self.notes[
                     f"{source.name}: {', '.join(extra)} is not in {self.donor.name} and is left out"
                 ] = None
+
+
+def config_class(method: Method) -> type[MergeConfig]:
+    """The configuration of a merging method.
+
+    Raises:
+        MergeError: it is none of this room's, as a plug-in's may be.
+    """
+    if not issubclass(method.config, MergeConfig):
+        raise MergeError(
+            "its Config must be a trivet.merge._settings.MergeConfig",
+            where=method.name,
+            hint="mend the plug-in",
+        )
+    return method.config
 
 
 def plan_layout(recipe: Recipe, sources: Sources, *, where: str) -> Layout:

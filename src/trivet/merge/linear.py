@@ -6,8 +6,9 @@ time" (arXiv 2203.05482):
     W = Σ_t w_t W_t / Σ_t w_t        (without ``normalize``: not divided).
 
 Equal weights are the plain weight average (``weight_average``). It works because models fine-tuned from one
-base usually lie in one basin of the loss; nothing settles conflicts. A base takes part only where it is listed
-among the models, or has a weight. It costs one pass over the weights, and memory for one block of rows.
+base usually lie in one basin of the loss; nothing settles conflicts. A base takes part only where it is
+listed among the models, or has a weight. It costs one pass over the weights, and memory for one block of
+rows.
 
 One of the methods compared in "Mix Data or Merge Models?" (arXiv 2502.06876).
 """

@@ -16,7 +16,8 @@ Scalar = bool | int | float | str
 
 
 def resolve(key: str, scopes: Iterable[Settings | None], tensor: str, depth: float) -> Scalar | None:
-    """The value of ``key`` for a tensor, from the first of ``scopes`` that gives one; ``None`` where none does.
+    """The value of ``key`` for a tensor, from the first of ``scopes`` that gives one; ``None`` where none
+    does.
 
     Raises:
         ConfigError: a value is none of the three forms.

@@ -113,7 +113,7 @@ class ShardWriter:
         """Write ``values`` (of the tensor's type, contiguous) from element ``first`` of a tensor on."""
         if values.numel() == 0:
             return
-        data = memoryview(values.contiguous().view(torch.uint8).numpy()).cast("B")
+        data = memoryview(values.contiguous().view(torch.uint8).numpy().data).cast("B")
         at = self._places[name] + first * values.dtype.itemsize
         try:
             _write_all(self._descriptor, data, at)

@@ -5,9 +5,10 @@ to each tensor as one vector. With θ the angle between W_0 and W_1,
 
     W = sin((1−t)θ)/sin θ · W_0 + sin(tθ)/sin θ · W_1,   cos θ = ⟨W_0, W_1⟩ / (‖W_0‖ ‖W_1‖).
 
-The norm goes smoothly from one to the other instead of dipping as a straight line's does. Nearly parallel or
-opposite tensors (|cos θ| above ``dot_threshold``) are interpolated linearly. ``base_model`` is the model at
-t = 0, and there is exactly one other. It costs two looks at the weights: the angle is that of the whole tensor.
+The norm goes smoothly from one to the other instead of dipping as a straight line's does. Nearly parallel
+or opposite tensors (|cos θ| above ``dot_threshold``) are interpolated linearly. ``base_model`` is the model
+at t = 0, and there is exactly one other. It costs two looks at the weights: the angle is that of the whole
+tensor.
 """
 
 import math

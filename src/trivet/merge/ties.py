@@ -7,11 +7,11 @@ hardly matter, and experts cancel where they pull in opposite directions. Theref
     elect    s = sign(Σ_t w_t D_t);
     merge    W = W_0 + λ Σ_{t agrees} w_t D_t / Σ_{t agrees} w_t      (``normalize: false``: the sum).
 
-The paper keeps 20 % (``density: 0.2``) and takes the mean; recipes of mergekit keep all by default. The paper's
-code trims over all weights of the model at once (``trim_scope: model``), mergekit over each tensor. Exactly
-max(1, ⌊density · n⌋) entries stay; among equal magnitudes at the threshold the first by index. It costs
-three looks at the weights: two count magnitudes, so nothing is sorted. ``trim_scope: model`` adds two looks
-at the whole model before.
+The paper keeps 20 % (``density: 0.2``) and takes the mean; recipes of mergekit keep all by default. The
+paper's code trims over all weights of the model at once (``trim_scope: model``), mergekit over each tensor.
+Exactly max(1, ⌊density · n⌋) entries stay; among equal magnitudes at the threshold the first by index. It
+costs three looks at the weights: two count magnitudes, so nothing is sorted. ``trim_scope: model`` adds two
+looks at the whole model before.
 
 One of the methods compared in "Mix Data or Merge Models?" (arXiv 2502.06876).
 """
@@ -55,8 +55,9 @@ def merge(config: Config, tensor: TensorGroup) -> Merged:
     if config.trim_scope == "model":
         trimmers = model_trimmers(tensor, densities)
     else:
-        trimmers = bands = tensor_trimmers(tensor, densities)
+        bands = tensor_trimmers(tensor, densities)
         tensor.notes["density"] = [band.density for band in bands]
+        trimmers = bands
 
     def block(rows: Block) -> torch.Tensor:
         assert rows.base is not None

@@ -1,7 +1,7 @@
 """Reading tensors of a checkpoint by rows, without holding or mapping its files.
 
-A safetensors file is a header (its length in 8 bytes, then JSON) and the tensors' bytes, so a block of rows is
-one ``pread`` at a known offset. A memory map would do the same, but the pages it touches count as the
+A safetensors file is a header (its length in 8 bytes, then JSON) and the tensors' bytes, so a block of rows
+is one ``pread`` at a known offset. A memory map would do the same, but the pages it touches count as the
 process's memory, which would then grow with the model.
 """
 
