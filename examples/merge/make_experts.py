@@ -501,8 +501,9 @@ def make(name: str, data: Path, output: Path, steps: int | None, seed: int) -> N
 LIMITS = {
     "helpful": """\
 The tasks are few, so the intervals are wide. The rejected answers are the untrained model's own, cut to about
-the person's length: the expert learns what sets a person's short answer apart from the model's, which is not
-the whole of helpfulness.""",
+the person's length. The untrained model finds its own words likelier by construction, so the rate before is
+low; the rise says that the expert has learnt what sets a person's short answer apart from the model's, and
+not that its answers are right.""",
     "honest": """\
 TruthfulQA asks about popular misconceptions. Its best answers are often careful, and a model can learn that
 tone without the facts. Who measures this expert with TruthfulQA measures it on its own training data.""",

@@ -55,7 +55,10 @@ def _divided(total: torch.Tensor, divisor: torch.Tensor, *, positive: bool) -> t
 
 def plain_sum(deltas: Sequence[torch.Tensor], weights: Sequence[float], *, normalize: bool) -> torch.Tensor:
     """Σ_t w_t D_t, with ``normalize`` divided by Σ_t w_t (by 1 where that is 0)."""
-    total = weighted_sum(deltas, weights)
+    # Products are rounded before they are added, as mergekit's are; a fused operation is a last place off.
+    total = deltas[0] * weights[0]
+    for delta, weight in zip(deltas[1:], weights[1:], strict=True):
+        total.add_(delta * weight)
     whole = sum(weights)
     return total.div_(whole) if normalize and abs(whole) >= _NO_WEIGHT else total
 

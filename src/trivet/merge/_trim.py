@@ -1,6 +1,7 @@
 """Trimming by magnitude: which entries of a task vector stay."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -90,7 +91,12 @@ class AtLeast:
         return torch.nn.functional.hardshrink(delta, _number_below(self._threshold.value))
 
 
-Trimmer = Band | AtLeast
+class Trimmer(Protocol):
+    """Says what of a task vector stays, block by block from first to last."""
+
+    def trim(self, delta: torch.Tensor) -> torch.Tensor:
+        """``delta`` with what does not stay set to 0; the given tensor is not changed."""
+        ...
 
 
 def tensor_trimmers(group: TensorGroup, densities: Sequence[float]) -> list[Band]:

@@ -61,7 +61,7 @@ def merge(config: Config, tensor: TensorGroup) -> Merged:
 
     def block(rows: Block) -> torch.Tensor:
         assert rows.base is not None
-        kept = [trimmer.trim(delta) for trimmer, delta in zip(trimmers, rows.deltas, strict=True)]
+        kept = [trimmers[place].trim(delta) for place, delta in enumerate(rows.deltas)]
         return add_to_base(rows.base, elected_sum(kept, weights, normalize=config.normalize), config)
 
     return block
