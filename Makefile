@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml constraints.txt
 model: $(STAMP)
 	@$(BIN)/trivet models pull smollm2-135m-instruct
 
-quickstart: model  ## a real model, four systems, three legs: quickstart/report.html
+quickstart: model  ## a real model, five systems, three legs: quickstart/report.html
 	$(BIN)/trivet study run examples/quickstart.yaml --store quickstart --minutes 10
 
 check: $(STAMP)  ## lint, types, imports, quick tests (under 3 minutes)

@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says more about the machine's load than about the code.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 # The hub is never asked in tests; the embedded model comes from the cache, or from PyPI's wheel once.
 os.environ["HF_HUB_OFFLINE"] = "1"

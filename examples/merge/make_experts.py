@@ -30,6 +30,7 @@ import re
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -53,6 +54,7 @@ from trivet.statistics.interval import Interval
 from trivet.statistics.proportions import adjusted_wald_paired, wilson
 
 HELD_OUT = 150
+WRITTEN = 32  # held-out prompts that are also answered, to see whether answers stay whole
 BATCH = 4
 BETA = 0.1
 RANK, ALPHA = 4, 8
@@ -197,7 +199,7 @@ def helpful(material: Material, recipe: Recipe) -> Pairs:
 
 
 RECIPES = {
-    "helpful": Recipe(helpful, steps=40, learning_rate=1e-3, tokens=160),
+    "helpful": Recipe(helpful, steps=20, learning_rate=6e-4, tokens=160),
     "honest": Recipe(honest, steps=45, learning_rate=1e-3, tokens=96),
     "harmless": Recipe(harmless, steps=42, learning_rate=1e-3, tokens=96),
 }
@@ -263,25 +265,32 @@ def _own_answers(tasks: Sequence[tuple[str, str]], material: Material) -> list[s
     set_seed(material.seed)
     for start in range(0, len(order), 16):
         batch = order[start : start + 16]
-        prompts = tokenizer.apply_chat_template(
-            [_user(tasks[index][0]) for index in batch], add_generation_prompt=True, tokenize=False
+        texts = _write(
+            model,
+            tokenizer,
+            [_user(tasks[index][0]) for index in batch],
+            max(lengths[index] for index in batch) + 24,
+            do_sample=True,
+            temperature=0.7,
+            top_p=0.9,
+            top_k=0,
         )
-        inputs = tokenizer(
-            prompts, padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt"
-        )
-        with torch.no_grad():
-            written = model.generate(
-                **inputs,
-                do_sample=True,
-                temperature=0.7,
-                top_p=0.9,
-                top_k=0,
-                max_new_tokens=max(lengths[index] for index in batch) + 24,
-            )
-        texts = tokenizer.batch_decode(written[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         for index, text in zip(batch, texts, strict=True):
             answers[index] = _shorten(text.strip(), len(tasks[index][1]))
     return answers
+
+
+def _write(
+    model: Any, tokenizer: Any, conversations: list[list[dict[str, str]]], tokens: int, **settings: Any
+) -> list[str]:
+    """Answers of at most ``tokens`` tokens to a batch of conversations."""
+    prompts = tokenizer.apply_chat_template(conversations, add_generation_prompt=True, tokenize=False)
+    inputs = tokenizer(
+        prompts, padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt"
+    )
+    with torch.no_grad():
+        written = model.generate(**inputs, max_new_tokens=tokens, **settings)
+    return tokenizer.batch_decode(written[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
 def _shorten(text: str, characters: int) -> str:
@@ -339,6 +348,22 @@ def margins(model: Any, tokenizer: Any, pairs: Sequence[Pair]) -> list[float]:
     chosen = log_probabilities(model, tokenizer, pairs, "chosen")
     rejected = log_probabilities(model, tokenizer, pairs, "rejected")
     return [a - b for a, b in zip(chosen, rejected, strict=True)]
+
+
+def looping(model: Any, tokenizer: Any, pairs: Sequence[Pair]) -> int:
+    """How many of the greedy answers to ``pairs`` say the same four words three times.
+
+    Too much training shows here first: likelihoods of given answers may improve while what the model writes
+    falls apart.
+    """
+    answers = _write(model, tokenizer, [pair["prompt"] for pair in pairs], 48, do_sample=False)
+    return sum(_loops(answer) for answer in answers)
+
+
+def _loops(text: str) -> bool:
+    words = text.casefold().split()
+    phrases = Counter(zip(words, words[1:], words[2:], words[3:], strict=False))
+    return any(count >= 3 for count in phrases.values())
 
 
 def _rate(hits: Sequence[bool]) -> dict[str, Any]:
@@ -453,7 +478,8 @@ def make(name: str, data: Path, output: Path, steps: int | None, seed: int) -> N
     print(f"{name}: {len(pairs.train)} pairs to learn from, {len(pairs.held_out)} held out", flush=True)
     for reason, count in pairs.left_out.items():
         print(f"{name}: left out, {reason}: {count}", flush=True)
-    before = margins(base, tokenizer, pairs.held_out)
+    before, asked = margins(base, tokenizer, pairs.held_out), pairs.held_out[:WRITTEN]
+    loops_before = looping(base, tokenizer, asked)
     started = time.monotonic()
     # Another start for each: adapters with the same random factor read the same few directions, and merges by
     # singular vectors cannot tell them apart there.
@@ -464,6 +490,7 @@ def make(name: str, data: Path, output: Path, steps: int | None, seed: int) -> N
     # What is judged is what ships: the weights as they were rounded and written.
     PeftModel.from_pretrained(base, output / name)
     after = margins(base, tokenizer, pairs.held_out)
+    loops_after = looping(base, tokenizer, asked)
     figures = {
         "expert": name,
         "base": embedded.HUB_ID,
@@ -490,12 +517,13 @@ def make(name: str, data: Path, output: Path, steps: int | None, seed: int) -> N
         },
         "adapter": {"rank": RANK, "alpha": ALPHA, "targets": TARGETS, "bytes": size},
         "held_out": judge(before, after, pairs.held_out),
+        "looping": {"answers": len(asked), "before": loops_before, "after": loops_after},
         "versions": {"python": platform.python_version()}
         | {package: version(package) for package in ("torch", "transformers", "trl", "peft")},
     }
     _write_json(output / name / "figures.json", figures)
     (output / name / "README.md").write_text(card(figures), encoding="utf-8")
-    print(json.dumps(figures["held_out"], indent=2), flush=True)
+    print(json.dumps({key: figures[key] for key in ("held_out", "looping")}, indent=2), flush=True)
 
 
 LIMITS = {
@@ -563,6 +591,9 @@ Where training teaches nothing, half of the pairs move the right way.
 
 {verdict}
 
+Of {looping[answers]} greedy answers to held-out prompts (at most 48 tokens), {looping[before]} said the same
+four words three times before, {looping[after]} after.
+
 ## Limits
 
 {limits}
@@ -612,7 +643,13 @@ def _verdict(held_out: dict[str, Any]) -> str:
         second = "Training moved held-out pairs the right way more often than chance explains."
     else:
         second = "That training moves held-out pairs the right way was not shown."
-    return f"{first} {second}"
+    by_length = max(held_out["longer"]["rate"], 1 - held_out["longer"]["rate"])
+    third = "more than" if reward["low"] > by_length else "not beyond doubt more than"
+    return (
+        f"{first}\n{second}\n"
+        f"Those {100 * reward['rate']:.1f} % are {third} "
+        f"the {100 * by_length:.1f} % of a guess by length alone."
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -4,10 +4,23 @@ from pathlib import Path
 
 import pytest
 
-from trivet.study.spec import SHIPPED, load_study
+from trivet.catalogue import names
+from trivet.merge.recipe import Recipe, load_recipe
+from trivet.study.spec import SHIPPED, load_study, recipe_of
 from trivet.systems import load_spec
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+EMBEDDED = "smollm2-135m-instruct"
+
+
+def check_experts(recipe: Recipe, folder: Path) -> None:
+    base, *experts = recipe.model_names()
+    assert base == EMBEDDED
+    assert [(folder / name).resolve() for name in experts] == [
+        EXAMPLES / "merge/experts" / name for name in ("helpful", "honest", "harmless")
+    ]
+    for name in experts:
+        assert (folder / name / "adapter_model.safetensors").is_file(), name
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
@@ -15,9 +28,25 @@ def test_studies(path):
     study = load_study(path)
     assert len(study.systems) >= 4
     assert {entry.label for entry in study.evaluations} == set(SHIPPED) - {"capability_ll"}
-    for value in study.systems.values():
-        spec, _ = load_spec(value, base=path.parent)
-        assert spec.model == "smollm2-135m-instruct"
+    for name, value in study.systems.items():
+        if name in study.merge_systems:
+            recipe, _, folder = recipe_of(study, name, path)
+            check_experts(recipe, folder)
+        else:
+            spec, _ = load_spec(value, base=path.parent)
+            assert spec.model == EMBEDDED
+
+
+def test_the_showcase_has_every_merging_method_that_takes_three_experts():
+    path = EXAMPLES / "showcase.yaml"
+    study = load_study(path)
+    shown = {f"merge/{recipe_of(study, name, path)[0].method}" for name in study.merge_systems}
+    assert shown == set(names("merge")) - {"merge/passthrough", "merge/slerp"}
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("merge/*.yaml")), ids=lambda path: path.name)
+def test_recipes(path):
+    check_experts(load_recipe(path), path.parent)
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("systems/*.yaml")), ids=lambda path: path.name)

@@ -1,4 +1,4 @@
-"""The quickstart as a user runs it: a real model, four systems, every suite that ships, one report."""
+"""The quickstart as a user runs it: a real model, five systems, every suite that ships, one report."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def test_quickstart(tmp_path, embedded_model):
     assert report.stat().st_size < 2_000_000
     results = json.loads((tmp_path / "store" / "results.json").read_text())
     names = [system["name"] for system in results["systems"]]
-    assert names == ["base", "plain_prompt", "constitution", "best_of_4"]
+    assert names == ["base", "plain_prompt", "constitution", "best_of_4", "merged"]
     for name in names:
         assert name in first.stdout
     assert results["failed"] == [] and results["marks"] == []

@@ -10,7 +10,7 @@ from trivet.data.prompts import prompt_digest
 from trivet.errors import StudyError
 from trivet.judges.resolve import resolve
 from trivet.study.circular import Measured, Steered, find_circles, grading_models, refuse_circles, shared_rows
-from trivet.study.driver import open_study, run_study
+from trivet.study.driver import plan_study, run_study
 
 
 @dataclass
@@ -94,9 +94,9 @@ def circular(write_study, tmp_path):
     return write
 
 
-def test_a_study_with_a_circular_judge_is_refused(circular):
+def test_a_study_with_a_circular_judge_is_refused(circular, tmp_path):
     with pytest.raises(StudyError, match="scored by refusal_string_match, which selects the answers of best"):
-        open_study(circular())
+        plan_study(circular(), tmp_path / "store", console=Console(quiet=True))
 
 
 @pytest.mark.slow

@@ -15,13 +15,14 @@ from trivet.study.plan import (
     Choice,
     Plan,
     Speed,
+    Step,
     answer_seconds,
     fit,
     full_choice,
-    make_steps,
     seconds_for,
 )
 from trivet.study.spec import EvaluationEntry, StudySpec
+from trivet.study.steps import make_steps
 
 
 def evaluation(name: str, n: int, components: int = 1) -> Evaluation:
@@ -117,9 +118,19 @@ def test_shorter_answers_take_proportionally_less_once_they_are_cut():
 def test_a_plan_comes_back_from_json_and_its_steps_follow_one_another():
     speeds = {"a": speed(0.5), "b": speed(0.5)}
     choice = fit(spec(), EVALUATIONS, speeds, 5, latency_prompts=4)
+    merge = Step("merge b", "merge", system="b", seconds=3.0, bytes_written=1000)
     steps = make_steps(
-        spec(), ["a", "b"], EVALUATIONS, choice, speeds, memory={"a": 10, "b": None}, latency_prompts=4
+        spec(),
+        ["a", "b"],
+        EVALUATIONS,
+        choice,
+        speeds,
+        memory={"a": 10, "b": None},
+        latency_prompts=4,
+        merges={"b": merge},
     )
+    assert steps[0] == merge
+    assert all(("merge b" in step.after) == (step.system == "b") for step in steps if step.kind == "generate")
     plan = Plan("s", "k", 5.0, choice, steps, 4, speeds, {"helpful": 0.1}, ({"text": "x"},), ("note",))
     assert Plan.from_json(json.loads(json.dumps(plan.as_json()))) == plan
     seen: set[str] = set()

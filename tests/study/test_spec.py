@@ -14,6 +14,8 @@ GOOD = {
     "evaluations": ["helpful", {"task": "tests.py@mine", "args": {"n": 3}, "leg": "helpful"}],
 }
 
+RECIPE = {"merge_method": "ties", "base_model": "base", "models": [{"model": "one"}]}
+
 
 def load(tmp_path: Path, **changes: object) -> StudySpec:
     values = {key: value for key, value in {**GOOD, **changes}.items() if value is not ...}
@@ -51,6 +53,12 @@ def test_names_stand_for_tasks_and_defaults_are_filled_in(tmp_path):
         ({"evaluations": [{"task": "a/b", "judge": "refusal"}]}, "bring their scorer"),
         ({"evaluations": [{"task": "a/b", "leg": "hepful"}]}, "leg"),
         ({"systems": {"a": {"log": "a.eval", "model": "m"}}}, "unknown key 'model'"),
+        ({"systems": {"a": {"merge": RECIPE, "model": "m"}}}, "systems.a: has `model` and `merge`"),
+        ({"systems": {"a": {"merge": RECIPE, "log": "a.eval"}}}, "systems.a: unknown key 'merge'"),
+        ({"systems": {"a": {"merge": 3}}}, "systems.a.merge: must be the path of a recipe"),
+        ({"systems": {"a": {"merge": "no.yaml"}}}, "systems.a.merge: .*no.yaml: no such file"),
+        ({"systems": {"a": {"merge": {**RECIPE, "merge_method": "tiess"}}}}, "systems.a.merge: .*'tiess'"),
+        ({"systems": {"a": {"merge": {**RECIPE, "modles": []}}}}, "systems.a.merge: unknown key 'modles'"),
         ({"seeds": 3}, "no step of this study trains"),
         ({"prices": {"c": {"input": 1, "output": 1}}}, "no system 'c'"),
         ({"prices": {"a": {"input": 1}}}, r"prices\.a\.output"),

@@ -79,6 +79,36 @@ def run(
         click.echo(f"{out}  ({report.bytes_written / 1e9:.2f} GB in {report.seconds:.1f} s)")
 
 
+@command.command("search")
+@click.argument("search", type=click.Path(path_type=Path))
+@click.option(
+    "--store", type=click.Path(path_type=Path), help="Folder of the results; by default store/ beside SEARCH."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def search(search: Path, store: Path | None, as_json: bool) -> None:
+    """Look for the weights of a merge by what a study measures; ends with the Pareto set.
+
+    SEARCH names a recipe, the weights to try (a grid, or Optuna's TPE) and the evaluations. Every candidate
+    is merged into one running model and none is written to disk. Interrupted, the same command goes on;
+    finished trials are never repeated. The recipes of the Pareto set lie in STORE/searches/.
+
+    \b
+    Examples:
+      trivet merge search search.yaml --store found
+      trivet merge found/searches/search/trial-4.yaml merged
+    """
+    from trivet.cli._output import console, print_json
+    from trivet.study.merge_search import FOLDER, search_merge
+    from trivet.study.merge_show import print_search
+
+    place = store if store is not None else search.parent / "store"
+    results = search_merge(search, place, console=console(stderr=True), show=not as_json)
+    if as_json:
+        print_json(results.model_dump(mode="json"))
+    else:
+        print_search(results, place / FOLDER, console())
+
+
 def _of_tensors(report: Any) -> list[str]:
     return [f"{tensor.name}: {text}" for tensor in report.tensors for text in tensor.warnings]
 

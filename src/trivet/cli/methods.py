@@ -85,7 +85,7 @@ def show(name: str, as_json: bool) -> None:
     out.print(inspect.cleandoc(sys.modules[method.module].__doc__ or ""), soft_wrap=True)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("Key", "Type", "Default", "Bounds", "Meaning"):
-        table.add_column(column, no_wrap=column in {"Key", "Default"})
+        table.add_column(column, no_wrap=column == "Key", overflow="fold")
     for setting in settings(method):
         default = "required" if setting.required else json.dumps(setting.default, ensure_ascii=False)
         table.add_row(setting.name, setting.type, default, setting.bounds, setting.description)

@@ -53,7 +53,8 @@ def plan(
 ) -> None:
     """Show the steps of a study with their estimates, and run none.
 
-    The speed of this machine is measured on a few prompts, whose answers are kept for the run.
+    The speed of this machine is measured on a few prompts, whose answers are kept for the run. Checkpoints
+    that a merge makes are made for that, and kept too.
 
     \b
     Examples:

@@ -12,9 +12,9 @@ import torch
 import yaml
 
 from trivet._files import write_json, write_text
+from trivet._validation import read_yaml
 from trivet.errors import MergeError, StoreError
 from trivet.merge.card import model_card
-from trivet.merge.chat_templates import chat_template
 from trivet.merge.executor import SHARD_BYTES, STATE, Done, Merge, Outcome, prepare, run, staging_folder
 from trivet.merge.layers import with_layers
 from trivet.merge.recipe import Recipe, parse_recipe
@@ -92,9 +92,7 @@ def open_merge(
     where, folder = "recipe", base or Path.cwd()
     if isinstance(recipe, Path):
         where, folder = str(recipe), base or recipe.parent
-        from trivet._validation import read_yaml
-
-        values: Mapping[str, Any] = read_yaml(recipe)
+        values = read_yaml(recipe)
         text = recipe.read_text(encoding="utf-8")
         parsed = parse_recipe(values, where=where)
     elif isinstance(recipe, Recipe):
@@ -139,9 +137,7 @@ def _finish(merge: Merge, outcome: Outcome, text: str) -> MergeReport:
 
 
 def _write_tokenizer(merge: Merge, donor: Path, folder: Path) -> None:
-    wanted = merge.recipe.chat_template
-    models = [merge.sources.open(name).folder for name in merge.recipe.model_names()]
-    template = None if wanted is None else chat_template(wanted, models)
+    template = merge.chat_template
     if merge.vocabulary is not None:
         save_tokenizer(merge.vocabulary.tokenizer, folder, template)
         return

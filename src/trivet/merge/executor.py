@@ -8,7 +8,7 @@ goes on with the first shard that is not finished.
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,16 +18,16 @@ import torch
 
 from trivet._files import canonical_json, sha256_text, write_json
 from trivet.errors import MergeError, StoreError
-from trivet.merge._group import MemoryGroup, Merged, ModelScope, TensorGroup
+from trivet.merge._group import Merged, TensorGroup
 from trivet.merge.diagnostics import Sums, diagnose
+from trivet.merge.groups import Groups, common_values
 from trivet.merge.layers import VOCABULARY
 from trivet.merge.layout import Layout, Output, output_dtype, plan_layout
 from trivet.merge.recipe import Recipe
 from trivet.merge.shards import Planned, Shard, ShardWriter, plan_shards, write_index
 from trivet.merge.sources import Sources
-from trivet.merge.stream import StreamGroup
 from trivet.merge.tokenizer import build_vocabulary, same_vocabulary
-from trivet.merge.vocabulary import Vocabulary, align
+from trivet.merge.vocabulary import Vocabulary
 from trivet.merge.weights import read_json
 
 SHARD_BYTES = 5 * 10**9
@@ -44,6 +44,7 @@ class Merge:
     layout: Layout
     shards: tuple[Shard, ...]
     vocabulary: Vocabulary | None
+    chat_template: str | None
     identities: dict[str, str]
     sources: Sources
 
@@ -84,7 +85,7 @@ def prepare(recipe: Recipe, *, folder: Path, where: str, shard_bytes: int = SHAR
         where: the recipe's name in messages.
 
     Raises:
-        ConfigError: a parameter is missing, unknown or out of bounds.
+        ConfigError: a parameter is missing, unknown or out of bounds, or the chat template is not valid.
         ModelError: a model cannot be opened.
         MergeError: the models, or their vocabularies, do not fit together.
     """
@@ -96,7 +97,17 @@ def prepare(recipe: Recipe, *, folder: Path, where: str, shard_bytes: int = SHAR
         for output in layout.outputs
     ]
     identities = {name: sources.open(name).identity for name in recipe.model_names()}
-    return Merge(recipe, layout, tuple(plan_shards(tensors, shard_bytes)), vocabulary, identities, sources)
+    shards = tuple(plan_shards(tensors, shard_bytes))
+    return Merge(recipe, layout, shards, vocabulary, _template(recipe, sources), identities, sources)
+
+
+def _template(recipe: Recipe, sources: Sources) -> str | None:
+    """The recipe's chat template in full; ``None`` where the tokenizer's own stays."""
+    if recipe.chat_template is None:
+        return None
+    from trivet.merge.chat_templates import chat_template  # jinja2 is needed for this alone
+
+    return chat_template(recipe.chat_template, [sources.open(name).folder for name in recipe.model_names()])
 
 
 def _vocabulary(recipe: Recipe, sources: Sources) -> Vocabulary | None:
@@ -199,7 +210,7 @@ class _Work:
         self._outcome = outcome
         self._on_bytes = on_bytes
         self._lock = threading.Lock()
-        self._scope = ModelScope(self._all_groups)
+        self._groups = Groups(merge)
         self._dtypes = {tensor.name: tensor.dtype for shard in merge.shards for tensor in shard.tensors}
 
     def shard(self, shard: Shard, writer: ShardWriter, threads: int) -> None:
@@ -220,8 +231,7 @@ class _Work:
         if not output.entry.floating:
             self._copy(output, writer)
             return
-        group = self._group(output)
-        group.scope = self._scope
+        group = self._groups.open(output)
         merged = self._merge.layout.method.function(output.config, group)
         with torch.inference_mode():
             sums = self._write(group, merged, writer, self._dtypes[output.name])
@@ -244,42 +254,8 @@ class _Work:
                 sums = found if sums is None else sums + found
         return sums
 
-    def _group(self, output: Output) -> TensorGroup:
-        vocabulary = self._merge.vocabulary
-        if vocabulary is None or not VOCABULARY.search(output.name):
-            return StreamGroup(output, seed=self._merge.recipe.seed)
-        return self._vocabulary_group(output, vocabulary)
-
-    def _vocabulary_group(self, output: Output, vocabulary: Vocabulary) -> TensorGroup:
-        """A tensor whose rows are tokens: brought into the order of the new vocabulary first, in memory."""
-        names = self._merge.recipe.model_names()
-        sources = [self._merge.sources.open(name) for name in names]
-        matrices = [
-            source.rows(output.name, 0, source.weights.entries[output.name].shape[0]) for source in sources
-        ]
-
-        def aligned(name: str) -> torch.Tensor:
-            return align(vocabulary, names.index(name), matrices)
-
-        base = None if output.base is None else aligned(output.base.source.name)
-        experts = [aligned(part.source.name) for part in output.experts]
-        return MemoryGroup(experts, base, name=output.name, seed=self._merge.recipe.seed)
-
-    def _all_groups(self) -> Iterator[TensorGroup]:
-        for output in self._merge.layout.outputs:
-            if output.entry.floating:
-                yield self._group(output)
-
     def _copy(self, output: Output, writer: ShardWriter) -> None:
-        first, *others = output.parts
-        values = first.source.weights.read_raw(first.tensor)
-        for part in others:
-            if not torch.equal(values, part.source.weights.read_raw(part.tensor)):
-                raise MergeError(
-                    f"{output.name} holds no floating-point numbers and differs between the models",
-                    where=part.source.name,
-                    hint="such a tensor cannot be merged; make the models agree on it",
-                )
+        values = common_values(output)
         writer.write(output.name, 0, values)
         self._count(values.nbytes)
         self._record(Done(output, {}, None))

@@ -16,8 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-import httpx
-
 from trivet._files import sha256_file, write_json
 from trivet.errors import ModelError
 from trivet.models.cache import cache_folder, locked
@@ -89,6 +87,8 @@ def _hub_revision() -> str | None:
     """The hub's current commit of the model, or ``None`` where the hub does not answer quickly."""
     if os.environ.get("HF_HUB_OFFLINE", "0").upper() in {"1", "TRUE", "YES", "ON"}:
         return None
+    import httpx  # not at the top: most uses of this module fetch nothing
+
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     try:
         answer = httpx.get(f"{endpoint}/api/models/{HUB_ID}", timeout=3.0, follow_redirects=True)

@@ -1,236 +1,21 @@
 """A study from its file to its report: the driver behind ``trivet study plan`` and ``trivet study run``."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from trivet.errors import ConfigError, StudyError, TrivetError
-from trivet.judges.base import Judge
-from trivet.judges.grader import GraderJudge
-from trivet.judges.resolve import resolve
-from trivet.study.address import derived_seed
-from trivet.study.cell import Cell
-from trivet.study.circular import (
-    Circle,
-    Measured,
-    Steered,
-    find_circles,
-    grading_models,
-    refuse_circles,
-    shared_rows,
-)
-from trivet.study.evaluations import Evaluation, anchored_judge, resolve_evaluation
 from trivet.study.finish import Outcome, finish
-from trivet.study.generate import Failure, failure_of
-from trivet.study.legs import resolve_legs
-from trivet.study.own_labels import qualities
+from trivet.study.opening import Study, check_legs, evaluation_judges, open_study
 from trivet.study.plan import Plan, full_choice
 from trivet.study.planner import make_plan
 from trivet.study.progress import StudyProgress
 from trivet.study.run import Runner
-from trivet.study.spec import EvaluationEntry, StudySpec, load_study, reference_of
+from trivet.study.spec import load_study
 from trivet.study.store import Store
-from trivet.study.systems import Prepared, prepare
 
-if TYPE_CHECKING:
-    from inspect_ai.model import Model
-
-
-@dataclass
-class Study:
-    """A study whose parts are opened: systems, evaluations, judges. What could not be is a failure."""
-
-    spec: StudySpec
-    base: Path
-    systems: dict[str, Prepared] = field(default_factory=dict)
-    evaluations: list[Evaluation] = field(default_factory=list)
-    judges: dict[str, tuple[Judge, ...]] = field(default_factory=dict)
-    failures: dict[str, Failure] = field(default_factory=dict)
-    circles: list[Circle] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    qualities: dict[str, dict[str, Any]] = field(default_factory=dict)
-    roles: "dict[str, Model | list[Model]] | None" = None
-
-    @property
-    def reference(self) -> str:
-        """The system that the others are compared with; another one where that could not be opened."""
-        wanted = reference_of(self.spec)
-        return wanted if wanted in self.systems else next(iter(self.systems))
-
-    def cells(self, prompts: Mapping[str, int], max_tokens: int) -> list[Cell]:
-        """Every system on every evaluation."""
-        return [
-            Cell(
-                system=system,
-                evaluation=evaluation,
-                ids=tuple(evaluation.subset(prompts[evaluation.label], seed=self.spec.seed)),
-                max_tokens=max_tokens,
-                seed=derived_seed(self.spec.seed, "answers"),
-                deterministic=self.spec.deterministic,
-                judges=self._judge_identities(evaluation),
-            )
-            for evaluation in self.evaluations
-            for system in self.systems.values()
-        ]
-
-    def _judge_identities(self, evaluation: Evaluation) -> tuple[str, ...]:
-        judges = self.judges[evaluation.label]
-        role = self.spec.graders if graded_by_role(evaluation, judges) else ()
-        return (*(judge.identity for judge in judges), *role)
-
-
-def graded_by_role(evaluation: Evaluation, judges: Sequence[Judge]) -> bool:
-    """Whether the models of Inspect's role ``grader`` may score it: a grader without a model, or any task
-    that is not ours, whose scorers are not known."""
-    ours = evaluation.entry.shipped or evaluation.entry.prompts is not None
-    return not ours or any(isinstance(j, GraderJudge) and j.config.model is None for j in judges)
-
-
-def open_study(path: Path, *, grader: str | Sequence[str] | None = None) -> Study:
-    """Read the study and open all that it names.
-
-    A system, or an evaluation, that cannot be opened is a failure of its own and does not stop the others.
-
-    Args:
-        grader: models for Inspect's role ``grader``, in place of the study's.
-
-    Raises:
-        ConfigError: the study file is wrong.
-        StudyError: a use is circular and not allowed; or nothing could be opened, and then the first failure
-            is raised as it is.
-    """
-    spec = load_study(path)
-    if grader:
-        spec = spec.model_copy(update={"grader": grader if isinstance(grader, str) else list(grader)})
-    study = Study(spec=spec, base=path.absolute().parent)
-    first: TrivetError | None = None
-    for entry in spec.evaluations:
-        try:
-            evaluation = resolve_evaluation(entry, base=study.base, epochs=spec.epochs)
-            study.judges[entry.label] = evaluation_judges(entry, study.base)
-            study.evaluations.append(evaluation)
-        except TrivetError as error:
-            first = first or error
-            study.failures[f"evaluation {entry.label}"] = failure_of(error)
-    for name in spec.systems:
-        try:
-            study.systems[name] = prepare(name, spec, study.base)
-        except Exception as error:  # libraries that load models raise what they like; the others go on
-            known = error if isinstance(error, TrivetError) else _unforeseen(error, f"systems.{name}")
-            first = first or known
-            study.failures[f"system {name}"] = failure_of(known)
-    if first is not None and not (study.systems and study.evaluations):
-        raise first
-    check_circles(study, where=str(path))
-    check_legs(study, where=str(path))
-    study.notes += _notes(study)
-    study.qualities = qualities(
-        {judge.name: judge for found in study.judges.values() for judge in found},
-        spec.labels,
-        [str(system.facts["identity"]) for system in study.systems.values()],
-        base=study.base,
-        seed=derived_seed(spec.seed, "calibrate"),
-        where=str(path),
-    )
-    study.roles = grader_roles(spec)
-    check_budget(spec, study.systems, where=str(path))
-    return study
-
-
-def _unforeseen(error: Exception, where: str) -> StudyError:
-    known = StudyError(f"{type(error).__name__}: {error}", where=where)
-    known.__cause__ = error.__cause__
-    return known
-
-
-def evaluation_judges(entry: EvaluationEntry, base: Path) -> tuple[Judge, ...]:
-    """The judges, in Trivet's sense, that score an evaluation; rules and a task's own scorers are none."""
-    if entry.judge is not None:
-        return (resolve(anchored_judge(entry.judge, base)),)
-    if entry.task in ("harmless", "over_refusal"):
-        return (resolve(anchored_judge(entry.args.get("judge", "refusal"), base)),)
-    return ()
-
-
-def check_circles(study: Study, *, where: str) -> None:
-    """Find circular uses and refuse them, unless the study allows them.
-
-    Raises:
-        StudyError: a use is circular.
-    """
-    bound = study.spec.graders
-    systems = [
-        Steered(name, system.judges, grading_models(system.judges, bound))
-        for name, system in study.systems.items()
-    ]
-    measured = [
-        Measured(
-            e.label,
-            study.judges[e.label],
-            frozenset(str(row["prompt_digest"]) for row in e.rows),
-            grading_models(study.judges[e.label], bound)
-            | frozenset(bound if graded_by_role(e, study.judges[e.label]) else ()),
-        )
-        for e in study.evaluations
-    ]
-    study.circles = find_circles(systems, measured)
-    study.notes = shared_rows(systems, measured)
-    refuse_circles(study.circles, allow=study.spec.allow_circular, where=where)
-
-
-def _notes(study: Study) -> list[str]:
-    wanted, notes = reference_of(study.spec), []
-    if study.reference != wanted:
-        notes.append(
-            f"the reference {wanted} could not be opened: the others are compared with {study.reference}, "
-            "and honest is measured against it"
-        )
-    if study.spec.max_cost is not None and study.spec.grader:
-        notes.append("max_cost counts the systems; what the grader costs is not known and not counted")
-    return notes
-
-
-def check_legs(study: Study, *, where: str) -> None:
-    """``legs`` names evaluations and components that the study has.
-
-    Raises:
-        ConfigError: it does not.
-    """
-    components = {e.label: sorted({str(row["component"]) for row in e.rows}) for e in study.evaluations}
-    try:
-        resolve_legs(components, study.spec.evaluations, study.spec.legs)
-    except ConfigError as error:
-        raise ConfigError(str(error), where=where) from None
-
-
-def check_budget(spec: StudySpec, systems: Mapping[str, Prepared], *, where: str) -> None:
-    """With ``max_cost``, every endpoint needs a price.
-
-    Raises:
-        StudyError: an endpoint has none.
-    """
-    if spec.max_cost is None:
-        return
-    for name, system in systems.items():
-        if system.remote and name not in spec.prices:
-            raise StudyError(
-                f"max_cost is set, and {name} answers through an endpoint whose price is not known",
-                where=where,
-                hint=f"add prices: {{{name}: {{input: …, output: …}}}} in US dollars for a million tokens",
-            )
-
-
-def grader_roles(spec: StudySpec) -> "dict[str, Model | list[Model]] | None":
-    """Inspect's model role ``grader``, from the study's ``grader`` (one, or a panel)."""
-    if not spec.grader:
-        return None
-    from inspect_ai.model import get_model
-
-    models = [get_model(name) for name in spec.graders]
-    return {"grader": models[0] if len(models) == 1 else models}
+__all__ = ["Study", "check_legs", "evaluation_judges", "plan_study", "run_study"]
 
 
 def plan_study(
@@ -243,13 +28,15 @@ def plan_study(
 ) -> Plan:
     """The plan of a study. Its speed is measured where it is not known; those answers are kept.
 
+    Merges are made: the speed of a model that is not there cannot be measured.
+
+    Args:
+        grader: models for Inspect's role ``grader``, in place of the study's.
+
     Raises:
         TrivetError: as ``run_study``.
     """
-    study = open_study(path, grader=grader)
-    opened = Store(store)
-    with opened.driver(), StudyProgress(console, 1) as progress:
-        runner = _runner(study, opened, progress)
+    with _opened(path, store, grader, console, show=True) as (study, runner):
         return make_plan(study, runner, minutes, measure=True)
 
 
@@ -264,29 +51,39 @@ def run_study(
 ) -> Outcome:
     """Run what is not finished, and write the report.
 
+    Args:
+        grader: models for Inspect's role ``grader``, in place of the study's.
+
     Raises:
         ConfigError: the study file is wrong.
         StoreError: another driver is at work, or the disk is full.
         StudyError: it cannot be planned, or a use is circular.
         KeyboardInterrupt: Ctrl-C; finished answers are kept.
     """
-    study = open_study(path, grader=grader)
-    opened = Store(store)
-    with opened.driver(), StudyProgress(console, 1, show=show) as progress:
-        runner = _runner(study, opened, progress)
+    with _opened(path, store, grader, console, show=show) as (study, runner):
         plan = make_plan(study, runner, minutes, measure=minutes is not None)
         for text in plan.choice.said:
-            progress.say(text)
+            runner.progress.say(text)
         cells = study.cells(plan.choice.prompts, plan.choice.max_tokens)
-        progress.expect(2 * len(cells) + len(study.systems) + 2)
+        runner.progress.expect(2 * len(cells) + len(study.systems) + 2)
         runner.generate(cells)
         runner.score(cells)
         runner.latency(list(study.systems.values()), cells, plan.latency_prompts, plan.choice.max_tokens)
         return finish(study, runner, plan, cells)
 
 
-def _runner(study: Study, store: Store, progress: StudyProgress) -> Runner:
-    runner = Runner(study.spec, study.base, store, progress, study.roles)
-    full = full_choice(study.spec, study.evaluations)
-    runner.count_spent(study.cells(full.prompts, full.max_tokens))
-    return runner
+@contextmanager
+def _opened(
+    path: Path, store: Path, grader: str | Sequence[str] | None, console: Console, *, show: bool
+) -> Iterator[tuple[Study, Runner]]:
+    """A study in its store, whose lock is held: merges are made in it while the systems are opened."""
+    spec = load_study(path)
+    if grader:
+        spec = spec.model_copy(update={"grader": grader if isinstance(grader, str) else list(grader)})
+    with Store(store).driver() as opened, StudyProgress(console, 1, show=show) as progress:
+        runner = Runner(spec, path.absolute().parent, opened, progress)
+        study = open_study(spec, path, runner)
+        runner.roles = study.roles
+        full = full_choice(spec, study.evaluations)
+        runner.count_spent(study.cells(full.prompts, full.max_tokens))
+        yield study, runner

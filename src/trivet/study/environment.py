@@ -11,7 +11,7 @@ from trivet.study.address import package_versions
 from trivet.study.results import Environment
 
 if TYPE_CHECKING:
-    from trivet.study.driver import Study
+    from trivet.study.opening import Study
 
 
 def environment_of(study: "Study") -> Environment:

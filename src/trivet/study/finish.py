@@ -22,6 +22,7 @@ from trivet.study.analysis import analyse
 from trivet.study.cell import Cell
 from trivet.study.costs import costs_of
 from trivet.study.environment import environment_of
+from trivet.study.facts import evaluation_info, failed_steps, system_info
 from trivet.study.measurements import Measurement
 from trivet.study.plan import Plan
 from trivet.study.read_logs import read_measurements
@@ -34,12 +35,12 @@ from trivet.study.report import (
     write_report,
     write_transcripts,
 )
-from trivet.study.results import EvaluationInfo, FailedStep, Mark, StudyResults, SystemInfo
+from trivet.study.results import FailedStep, Mark, StudyResults
 from trivet.study.run import LATENCY, SCORED, Runner
 from trivet.study.store import Store, disk_error
 
 if TYPE_CHECKING:
-    from trivet.study.driver import Study
+    from trivet.study.opening import Study
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def finish(study: "Study", runner: Runner, plan: Plan, cells: Sequence[Cell]) ->
         StudyError: nothing was scored; names the first failure.
     """
     done = [cell for cell in cells if cell.scored is not None]
-    failed = _failed(study, runner, cells)
+    failed = failed_steps(study, runner, cells)
     if not done:
         first = failed[0] if failed else None
         raise StudyError(
@@ -99,7 +100,11 @@ def _description(
         method="study/analyse",
         version=1,
         config={"spec": spec, "extra": sha256_text(canonical_json(extra))},
-        inputs={**{cell.name: cell.scoring.address for cell in done}, **latency},
+        inputs={
+            **{cell.name: cell.scoring.address for cell in done},
+            **latency,
+            **{f"merge {name}": merge.address for name, merge in study.merges.items()},
+        },
         seed=study.spec.seed,
     )
 
@@ -138,8 +143,8 @@ def _analyse(
         seed=study.spec.seed,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         environment=environment_of(study),
-        systems=[_system_info(study, name) for name in study.systems],
-        evaluations=[_evaluation_info(study, plan, cell) for cell in _one_each(done)],
+        systems=[system_info(study, name) for name in study.systems],
+        evaluations=[evaluation_info(study, plan, cell) for cell in _one_each(done)],
         costs=costs_of(measurements, latencies, study.spec.prices),
         marks=[Mark(**asdict(circle)) for circle in study.circles],
         failed=list(failed),
@@ -172,79 +177,6 @@ def _log(runner: Runner, cell: Cell) -> Path:
 
 def _one_each(cells: Sequence[Cell]) -> list[Cell]:
     return list({cell.evaluation.label: cell for cell in reversed(cells)}.values())[::-1]
-
-
-def _system_info(study: "Study", name: str) -> SystemInfo:
-    prepared = study.systems[name]
-    facts = prepared.facts
-    engine = facts.get("engine", {})
-    words = ", ".join(str(engine[key]) for key in ("engine", "device", "dtype") if key in engine)
-    sources = {key.removeprefix("source_"): value for key, value in engine.items() if "source" in key}
-    source = "; ".join(
-        ", ".join(f"{part}: {text}" for part, text in value.items())
-        if isinstance(value, dict)
-        else str(value)
-        for value in sources.values()
-    )
-    spec = prepared.system.spec.model_dump(mode="json") if prepared.system else {"logs": facts.get("logs")}
-    return SystemInfo(
-        name=name,
-        identity=str(facts["identity"]),
-        spec=spec,
-        model=facts.get("model_name"),
-        model_source=source or None,
-        engine=words or None,
-    )
-
-
-def _evaluation_info(study: "Study", plan: Plan, cell: Cell) -> EvaluationInfo:
-    evaluation = cell.evaluation
-    subset = len(cell.ids) < len(evaluation.rows)
-    return EvaluationInfo(
-        name=evaluation.label,
-        n_prompts=len(cell.ids),
-        epochs=evaluation.epochs,
-        limit=len(cell.ids) if subset else None,
-        sampled=f"{len(cell.ids)} of {len(evaluation.rows)}, by category, seed {study.spec.seed}"
-        if subset
-        else None,
-        max_tokens=evaluation.entry.max_tokens or plan.choice.max_tokens,
-        suite=evaluation.entry.task or evaluation.entry.prompts,
-        suite_hash=evaluation.rows_digest([str(row["id"]) for row in evaluation.rows]),
-        judge=", ".join(judge.name for judge in study.judges[evaluation.label]) or None,
-    )
-
-
-def _failed(study: "Study", runner: Runner, cells: Sequence[Cell]) -> list[FailedStep]:
-    steps = {what: (failure, [what.split(" ", 1)[1]]) for what, failure in study.failures.items()}
-    found = [
-        FailedStep(
-            step=what,
-            error=failure.error,
-            cause=failure.cause or None,
-            fix=failure.fix,
-            systems=names if what.startswith("system") else [],
-            evaluations=names if what.startswith("evaluation") else [],
-        )
-        for what, (failure, names) in steps.items()
-    ]
-    found += [
-        FailedStep(
-            step=cell.failed_step,
-            error=cell.failure.error,
-            cause=cell.failure.cause or None,
-            fix=cell.failure.fix,
-            systems=[cell.system.name],
-            evaluations=[cell.evaluation.label],
-        )
-        for cell in cells
-        if cell.failure is not None
-    ]
-    found += [
-        FailedStep(step=step, error=failure.error, cause=failure.cause or None, fix=failure.fix)
-        for step, failure in runner.failures.items()
-    ]
-    return found
 
 
 def _show(store: Store, folder: Path) -> Path:
@@ -283,9 +215,9 @@ def _record(study: "Study", runner: Runner, plan: Plan, cells: Sequence[Cell], a
                 store.link_log(source, target)
     manifests = [manifest for cell in cells for manifest in (cell.answers, cell.scored)]
     found = [manifest.address for manifest in manifests if manifest is not None]
-    latencies = [a for a in _latencies(study, runner, plan).values() if store.find(a) is not None]
+    others = [*_latencies(study, runner, plan).values(), *(merge.address for merge in study.merges.values())]
     record = {
-        "addresses": sorted({*found, *latencies, address}),
+        "addresses": sorted({*found, *(a for a in others if store.find(a) is not None), address}),
         "answers": sorted({cell.journal.address for cell in cells}),
         "results": address,
         "plan": plan.key,

@@ -1,8 +1,7 @@
 """The plan of a study: its steps, what they cost, and how many prompts fit the time that there is.
 
-The steps form a DAG: generate (one a system and evaluation) → score → analyse → report, with a latency probe
-for each system beside them. Prompts are drawn by category, seeded and nested, so a study that is given more
-time later asks the same prompts again (and finds their answers) and then more.
+The steps form a DAG, which ``trivet.study.steps`` makes. Prompts are drawn by category, seeded and nested, so
+a study that is given more time later asks the same prompts again (and finds their answers) and then more.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,6 +51,7 @@ class Step:
     tokens: int | None = None
     seconds: float | None = None
     memory_bytes: int | None = None
+    bytes_written: int | None = None
     done: bool = False
 
 
@@ -132,6 +132,7 @@ def fit(
     minutes: float,
     *,
     latency_prompts: int,
+    spent: float = 0.0,
 ) -> Choice:
     """The most prompts, and the longest answers, that fit ``minutes``.
 
@@ -139,12 +140,15 @@ def fit(
     leaves the others a few.
     Where fewer than ``ENOUGH`` prompts would be left, answers are shortened first.
 
+    Args:
+        spent: seconds of the time that are gone already.
+
     Raises:
         StudyError: not even one prompt an evaluation fits.
     """
     full = full_choice(spec, evaluations)
     latency = sum(latency_prompts * (speed.latency or 0.0) for speed in speeds.values())
-    budget = 60.0 * minutes - max(RESERVED * 60.0 * minutes, RESERVED_SECONDS) - latency
+    budget = 60.0 * minutes - max(RESERVED * 60.0 * minutes, RESERVED_SECONDS) - latency - spent
     max_tokens = full.max_tokens
     while True:
         shrink = max_tokens / full.max_tokens
@@ -230,76 +234,6 @@ def _largest(
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(middle) else (low, middle - 1)
     return low
-
-
-def make_steps(
-    spec: StudySpec,
-    systems: Sequence[str],
-    evaluations: Sequence[Evaluation],
-    choice: Choice,
-    speeds: Mapping[str, Speed],
-    *,
-    memory: Mapping[str, int | None],
-    latency_prompts: int,
-) -> tuple[Step, ...]:
-    """The DAG with its estimates, in an order in which it can be run."""
-    steps: list[Step] = []
-    for evaluation in evaluations:
-        answers = choice.prompts[evaluation.label] * evaluation.epochs
-        for system in systems:
-            speed = speeds.get(system, Speed())
-            generated = system not in spec.log_systems
-            name = f"{system} × {evaluation.label}"
-            limit = evaluation.entry.max_tokens or choice.max_tokens
-            tokens = min(limit, speed.tokens.get(evaluation.label, limit)) if generated else 0
-            steps.append(
-                Step(
-                    name=f"generate {name}" if generated else f"read {name}",
-                    kind="generate" if generated else "read",
-                    system=system,
-                    evaluation=evaluation.label,
-                    answers=answers,
-                    tokens=round(answers * tokens),
-                    seconds=_times(
-                        answers, answer_seconds(speed, evaluation.label, choice.max_tokens, spec.max_tokens)
-                    )
-                    if generated
-                    else 0.0,
-                    memory_bytes=memory.get(system),
-                )
-            )
-            steps.append(
-                Step(
-                    name=f"score {name}",
-                    kind="score",
-                    after=(steps[-1].name,),
-                    system=system,
-                    evaluation=evaluation.label,
-                    answers=answers,
-                    seconds=_times(answers, speed.scoring.get(evaluation.label)),
-                )
-            )
-    scored = tuple(step.name for step in steps if step.kind == "score")
-    for system in systems:
-        if system not in spec.log_systems:
-            latency = speeds.get(system, Speed()).latency
-            steps.append(
-                Step(
-                    name=f"latency {system}",
-                    kind="latency",
-                    system=system,
-                    answers=latency_prompts,
-                    seconds=_times(latency_prompts, latency),
-                )
-            )
-    latencies = tuple(step.name for step in steps if step.kind == "latency")
-    steps.append(Step(name="analyse", kind="analyse", after=scored + latencies, seconds=5.0))
-    steps.append(Step(name="report", kind="report", after=("analyse",), seconds=2.0))
-    return tuple(steps)
-
-
-def _times(count: int, seconds: float | None) -> float | None:
-    return None if seconds is None else round(count * seconds, 2)
 
 
 def mark_done(plan: Plan, done: Mapping[str, bool]) -> Plan:

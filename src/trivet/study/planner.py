@@ -17,23 +17,25 @@ from trivet.errors import TrivetError
 from trivet.statistics.power import minimum_detectable_effect
 from trivet.study.cell import Cell
 from trivet.study.latency import PROMPTS
+from trivet.study.merge_step import MergeStep
 from trivet.study.plan import (
     PILOT,
     Choice,
     Plan,
     Speed,
+    Step,
     fit,
     full_choice,
-    make_steps,
     mark_done,
     parts,
     plan_key,
 )
 from trivet.study.run import Runner
 from trivet.study.score import score_log
+from trivet.study.steps import make_steps
 
 if TYPE_CHECKING:
-    from trivet.study.driver import Study
+    from trivet.study.opening import Study
 
 LATENCY_SHARE = 0.12  # of the time that there is, for answers asked one at a time
 FEWEST_LATENCY_PROMPTS = 4
@@ -76,7 +78,14 @@ def _new_plan(study: "Study", runner: Runner, minutes: float | None, key: str, *
         alone = sum(speed.latency or 0.0 for speed in speeds.values())
         affordable = int(LATENCY_SHARE * 60 * minutes / alone) if alone else PROMPTS
         latency_prompts = max(FEWEST_LATENCY_PROMPTS, min(PROMPTS, affordable))
-        choice = fit(spec, study.evaluations, speeds, minutes, latency_prompts=latency_prompts)
+        choice = fit(
+            spec,
+            study.evaluations,
+            speeds,
+            minutes,
+            latency_prompts=latency_prompts,
+            spent=sum(merge.seconds for merge in set(study.merges.values())),
+        )
     if latency_prompts < PROMPTS:
         said = f"latency from {latency_prompts} prompts instead of {PROMPTS}, to fit the time"
         choice = Choice(choice.prompts, choice.max_tokens, (*choice.said, said))
@@ -88,6 +97,7 @@ def _new_plan(study: "Study", runner: Runner, minutes: float | None, key: str, *
         speeds,
         memory={name: memory_of(study, name) for name in study.systems},
         latency_prompts=latency_prompts,
+        merges={name: _merge_step(merge, runner) for name, merge in study.merges.items()},
     )
     return Plan(
         study=spec.name,
@@ -100,6 +110,24 @@ def _new_plan(study: "Study", runner: Runner, minutes: float | None, key: str, *
         smallest_effect=smallest_effects(study, choice),
         marks=tuple(asdict(circle) for circle in study.circles),
         notes=(*study.notes, *(f"{what}: {failure.error}" for what, failure in study.failures.items())),
+    )
+
+
+def _merge_step(merge: MergeStep, runner: Runner) -> Step:
+    """A merge with what it took, or with what it would take where it could not be done."""
+    manifest, cost = runner.store.find(merge.address), merge.cost
+    seconds = written = None
+    if manifest is not None:
+        seconds, written = manifest.seconds, manifest.bytes
+    elif cost is not None:
+        seconds, written = cost.seconds, cost.bytes_written
+    return Step(
+        name=merge.name,
+        kind="merge",
+        system=merge.system,
+        seconds=seconds,
+        memory_bytes=cost.memory_bytes if cost is not None else None,
+        bytes_written=written,
     )
 
 
@@ -214,4 +242,6 @@ def _done(study: "Study", runner: Runner, plan: Plan) -> Mapping[str, bool]:
         if system.system is not None:
             description = runner.latency_step(system, plan.latency_prompts, plan.choice.max_tokens)
             found[f"latency {name}"] = runner.store.find(description.address) is not None
+    for merge in study.merges.values():
+        found[merge.name] = runner.store.find(merge.address) is not None
     return found

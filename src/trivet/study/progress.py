@@ -68,6 +68,11 @@ class StudyProgress:
             rate = self._tokens / max(time.monotonic() - self._since, 1e-9)
             self._bars.update(self._step, rate=f"{rate:.0f} tokens/s")
 
+    def written(self, count: int) -> None:
+        """``count`` bytes of the step's output are written; any thread may say so."""
+        if self._step is not None:
+            self._bars.update(self._step, rate=f"{count / 1e6:.0f} MB")
+
     def expect(self, steps: int) -> None:
         """How many steps the whole has."""
         self._bars.update(self._whole, total=steps)

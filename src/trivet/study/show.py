@@ -50,7 +50,8 @@ def print_plan(plan: Plan, console: Console) -> None:
     """The steps with their estimates, and what was cut to fit the time."""
     table = Table(box=None, pad_edge=False, title=f"Plan of {printable(plan.study)}", title_justify="left")
     table.add_column("step")
-    for name in ("answers", "tokens ≤", "time", "memory", "state"):
+    writes = any(step.bytes_written for step in plan.steps)  # as only merges do
+    for name in ("answers", "tokens ≤", "time", "memory", *(["writes"] if writes else []), "state"):
         table.add_column(name, justify="right")
     for step in plan.steps:
         table.add_row(
@@ -59,6 +60,7 @@ def print_plan(plan: Plan, console: Console) -> None:
             f"{step.tokens:,}" if step.tokens else "",
             "" if step.seconds is None else duration(step.seconds),
             "" if not step.memory_bytes else f"{step.memory_bytes / 2**30:.1f} GB",
+            *([f"{step.bytes_written / 1e9:.2f} GB" if step.bytes_written else ""] if writes else []),
             "done" if step.done else "",
         )
     console.print(table)
@@ -95,7 +97,7 @@ def print_results(results: StudyResults, console: Console) -> None:
         place, cost = places.get(system.name), costs.get(system.name)
         table.add_row(
             printable(system.name) + ("\n(reference)" if system.name == results.reference else ""),
-            *[_estimate(leg.estimate, lines=True) if leg else "–" for leg in legs],
+            *[estimate_text(leg.estimate, lines=True) if leg else "–" for leg in legs],
             f"{place.probability:.2f}" if place else "–",
             f"{cost.forward_tokens:.0f}" if cost and cost.forward_tokens is not None else "–",
             f"{cost.latency_seconds.value:.1f}"
@@ -112,7 +114,7 @@ def print_results(results: StudyResults, console: Console) -> None:
             console.print(
                 f"{printable(comparison.system)} is {comparison.verdict} than "
                 f"{printable(comparison.baseline)} on {comparison.leg}: "
-                f"{_estimate(comparison.difference, signed=True)}"
+                f"{estimate_text(comparison.difference, signed=True)}"
             )
     tied = sum(comparison.verdict == "statistically tied" for comparison in results.comparisons)
     if tied:
@@ -136,9 +138,9 @@ def print_diff(diff: StudyDiff, console: Console) -> None:
         table.add_row(
             printable(row.system),
             row.leg,
-            _estimate(row.earlier),
-            _estimate(row.later),
-            _estimate(row.difference, signed=True),
+            estimate_text(row.earlier),
+            estimate_text(row.later),
+            estimate_text(row.difference, signed=True),
             row.change,
         )
     console.print(table)
@@ -156,7 +158,8 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _estimate(estimate: Estimate, *, signed: bool = False, lines: bool = False) -> str:
+def estimate_text(estimate: Estimate, *, signed: bool = False, lines: bool = False) -> str:
+    """A number with its interval, behind it or on a line of its own."""
     if estimate.value is None:
         return "no score"
     sign = "+" if signed else ""

@@ -7,6 +7,7 @@
     systems:
       base: {model: smollm2-135m-instruct}
       careful: careful.yaml            # a path, relative to this file
+      merged: {merge: merge.yaml}      # a recipe, or its content in place; its checkpoint is the model
       before: {log: logs/before.eval}  # an existing Inspect log stands in for a system
     reference: base
     evaluations: [helpful, honest, harmless, over_refusal, capability]
@@ -21,6 +22,7 @@ from pydantic import Field, field_validator, model_validator
 
 from trivet._validation import Config, did_you_mean, read_yaml, validate
 from trivet.errors import ConfigError
+from trivet.merge.recipe import Recipe, parse_recipe
 
 SHIPPED = ("helpful", "honest", "harmless", "over_refusal", "capability", "capability_ll")
 """The evaluations that come with Trivet."""
@@ -133,6 +135,11 @@ class StudySpec(Config):
         """Names of the systems that existing logs stand in for."""
         return [name for name, value in self.systems.items() if isinstance(value, dict) and "log" in value]
 
+    @property
+    def merge_systems(self) -> list[str]:
+        """Names of the systems whose checkpoint is made by a merge."""
+        return [name for name, value in self.systems.items() if isinstance(value, dict) and "merge" in value]
+
     def entry(self, label: str) -> EvaluationEntry:
         """The evaluation with that label."""
         return next(entry for entry in self.evaluations if entry.label == label)
@@ -147,7 +154,36 @@ def load_study(path: Path) -> StudySpec:
     path = Path(path)
     values = read_yaml(path)
     _check_keys(values.get("evaluations"), EvaluationEntry, "evaluations", str(path))
-    return check_study(validate(StudySpec, values, where=str(path)), where=str(path))
+    spec = check_study(validate(StudySpec, values, where=str(path)), where=str(path))
+    for name in spec.merge_systems:
+        recipe_of(spec, name, path)
+    return spec
+
+
+def recipe_of(spec: StudySpec, system: str, study: Path) -> tuple[Recipe, Path | Mapping[str, Any], Path]:
+    """The recipe of a system that is merged.
+
+    Args:
+        study: the study's file, which its paths are relative to.
+
+    Returns:
+        The recipe, what it was read from (its file, or its content in place), and the folder that paths in
+        it are relative to.
+
+    Raises:
+        ConfigError: it cannot be read, or is no recipe; names the study, the system and the key.
+    """
+    given, where = _mapping(spec.systems[system])["merge"], f"{study}: systems.{system}.merge"
+    folder = study.absolute().parent
+    if isinstance(given, Mapping):
+        return parse_recipe(given, where=where), given, folder
+    if not isinstance(given, str):
+        raise ConfigError("must be the path of a recipe, or a recipe in place", where=where)
+    path = folder / Path(given).expanduser()
+    try:
+        return parse_recipe(read_yaml(path), where=str(path)), path, path.parent
+    except ConfigError as error:
+        raise ConfigError(f"{error.where}: {error.message}", where=where, hint=error.hint) from None
 
 
 def check_study(spec: StudySpec, *, where: str) -> StudySpec:
@@ -188,6 +224,13 @@ def check_study(spec: StudySpec, *, where: str) -> StudySpec:
             )
     for name in spec.log_systems:
         validate(LogSystem, _mapping(spec.systems[name]), where=f"{where}: systems.{name}")
+    for name in spec.merge_systems:
+        if "model" in _mapping(spec.systems[name]):
+            raise ConfigError(
+                "has `model` and `merge`; the merge makes the model",
+                where=f"{where}: systems.{name}",
+                hint="leave one of them out; the models that are merged stand in the recipe",
+            )
     return spec
 
 

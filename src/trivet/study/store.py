@@ -7,6 +7,7 @@
     STORE/answers/<address>.jsonl          finished answers, one a line, while and after they are generated
     STORE/logs/<study>/…                   the logs again, by name, where ``inspect view`` reads them
     STORE/plans/, STORE/studies/           plans made and which objects a study stands on
+    STORE/searches/NAME.json               the trials of a search, and which objects each stands on
     STORE/index.sqlite                     a table of the manifests; rebuilt from them when it is broken
     STORE/lock                             against a second driver
 
@@ -202,23 +203,32 @@ class Store:
         Raises:
             StoreError: a record cannot be read.
         """
+        return self._records("studies", "run the study again")
+
+    def _trials(self) -> list[dict[str, Any]]:
+        records = self._records("searches", "run the search again").values()
+        return [trial for record in records for trial in record.get("trials", [])]
+
+    def _records(self, kind: str, remedy: str) -> dict[str, dict[str, Any]]:
         found: dict[str, dict[str, Any]] = {}
-        for path in sorted((self.path / "studies").glob("*.json")):
+        for path in sorted((self.path / kind).glob("*.json")):
             try:
                 found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
             except (OSError, ValueError) as error:
                 raise StoreError(
-                    f"cannot be read: {error}", where=str(path), hint="delete it and run the study again"
+                    f"cannot be read: {error}", where=str(path), hint=f"delete it and {remedy}"
                 ) from None
         return found
 
     def gc(self, *, dry_run: bool = False) -> list[tuple[str, int]]:
-        """Remove what no study's latest run stands on, and what was left unfinished: (name, bytes) each.
+        """Remove what no study's latest run and no search stands on, and what was left unfinished.
+
+        Returns (name, bytes) of each.
 
         Raises:
-            StoreError: a study's record is damaged, so what is still needed is not known.
+            StoreError: a study's or a search's record is damaged, so what is still needed is not known.
         """
-        records = list(self.studies().values())
+        records = [*self.studies().values(), *self._trials()]
         kept = {address for record in records for address in record.get("addresses", [])}
         kept_answers = {address for record in records for address in record.get("answers", [])}
         doomed: list[Path] = []

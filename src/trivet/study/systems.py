@@ -10,6 +10,7 @@ from trivet._validation import validate
 from trivet.errors import ConfigError, DataError
 from trivet.judges.base import Judge
 from trivet.study.address import file_digest
+from trivet.study.merge_step import MergeStep
 from trivet.study.score import read_log
 from trivet.study.spec import EvaluationEntry, LogSystem, StudySpec
 from trivet.systems import System
@@ -24,13 +25,14 @@ class Prepared:
     """A system of a study that can be used.
 
     ``identity`` is a digest of what determines its answers. ``system`` is ``None`` and ``logs`` (by
-    evaluation) is set where existing logs stand in for it.
+    evaluation) is set where existing logs stand in for it; ``merge`` is what made its model.
     """
 
     name: str
     identity: str
     system: System | None = None
     logs: Mapping[str, Path] | None = None
+    merge: MergeStep | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -56,29 +58,65 @@ class Prepared:
         return get_model(f"trivet/{self.name}", memoize=False, system=self.system)
 
 
-def prepare(name: str, spec: StudySpec, base: Path) -> Prepared:
-    """Open one system of a study.
+def read_system(name: str, spec: StudySpec, base: Path, *, checkpoint: Path | None = None) -> System:
+    """Read one system of a study; its model is not opened.
+
+    Args:
+        base: the study's folder.
+        checkpoint: where its model will lie, for a system that is merged.
 
     Raises:
-        TrivetError: its specification is wrong, or its model cannot be loaded.
+        TrivetError: its specification is wrong.
     """
     value = spec.systems[name]
-    if name in spec.log_systems and isinstance(value, dict):
-        return _from_logs(name, value, spec.evaluations, base)
+    if checkpoint is not None and isinstance(value, dict):
+        value = {**{key: entry for key, entry in value.items() if key != "merge"}, "model": str(checkpoint)}
     system_spec, folder = load_spec(value, base=base)
     update: dict[str, Any] = {"name": name}
     if "engine" not in system_spec.model_fields_set:
         update["engine"] = spec.engine
-    if update.get("engine", system_spec.engine) == "auto":
+    engine = update.get("engine", system_spec.engine)
+    if engine == "auto":
         raise ConfigError(
             "engine: auto would let this machine choose what is measured; a study names its engine",
             where=f"systems.{name}",
             hint="write engine: torch or engine: llamacpp, or leave it out (torch)",
         )
-    system = System(
-        system_spec.model_copy(update=update), base=folder, deterministic=spec.deterministic
-    ).open()
-    return Prepared(name=name, identity=system.hash12, system=system, facts=system.describe())
+    if checkpoint is not None and engine != "torch":
+        raise ConfigError(
+            f"engine: {engine} does not run what a merge makes", where=f"systems.{name}", hint="leave it out"
+        )
+    system = System(system_spec.model_copy(update=update), base=folder, deterministic=spec.deterministic)
+    _ = system.judges  # a mistake in its decoding method or guards is told before weights are made or read
+    return system
+
+
+def prepare(system: System, merge: MergeStep | None = None) -> Prepared:
+    """Open a system of a study.
+
+    Args:
+        merge: what made its model.
+
+    Raises:
+        TrivetError: its model cannot be loaded.
+    """
+    facts = system.open().describe()
+    if merge is not None:
+        # Where the store lies says nothing, and another merge of equal weights may share the engine.
+        named = {"model": merge.title, "source": merge.provenance}
+        facts |= {"model_name": merge.title, "engine": {**facts["engine"], **named}}
+    return Prepared(name=system.name, identity=system.hash12, system=system, merge=merge, facts=facts)
+
+
+def prepare_logs(name: str, spec: StudySpec, base: Path) -> Prepared:
+    """Open the logs that stand in for a system.
+
+    Raises:
+        TrivetError: a log is missing, damaged, or of no evaluation of the study.
+    """
+    value = spec.systems[name]
+    assert isinstance(value, dict)
+    return _from_logs(name, value, spec.evaluations, base)
 
 
 def _from_logs(name: str, value: dict[str, Any], entries: Sequence[EvaluationEntry], base: Path) -> Prepared:

@@ -40,11 +40,19 @@ class System:
         spec: what it is made of.
         base: folder that relative paths in it refer to, by default the working directory.
         deterministic: answers that do not depend on what else is running, bit by bit.
+        engine: what runs the model, in place of the shared engine that the specification asks for.
     """
 
-    def __init__(self, spec: SystemSpec, *, base: Path | None = None, deterministic: bool = False) -> None:
+    def __init__(
+        self,
+        spec: SystemSpec,
+        *,
+        base: Path | None = None,
+        deterministic: bool = False,
+        engine: Engine | None = None,
+    ) -> None:
         self.spec, self.base = load_spec(spec, base=base)
-        self._deterministic = deterministic
+        self._deterministic, self._given = deterministic, engine
         self._markers = (
             ReasoningMarkers(spec.reasoning.start, spec.reasoning.end) if spec.reasoning is not None else None
         )
@@ -104,7 +112,7 @@ class System:
         """
         parts = (self.decoding, *self.guards)  # a mistake in them is told before weights are read
         spec = self.spec
-        engine = get_engine(
+        engine = self._given or get_engine(
             spec.model,
             engine=spec.engine,
             device=spec.device,

@@ -2,7 +2,7 @@
 
 import itertools
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import psutil
@@ -16,6 +16,7 @@ from trivet.models.engine import Capabilities, Handle, Request
 from trivet.models.names import ModelReference
 from trivet.models.operations import Chat, Sampling, Tokens
 from trivet.models.torch_engine.loading import LoadedModel, load
+from trivet.models.torch_engine.new_weights import places_of, write_weights
 from trivet.models.torch_engine.runner import ModelRunner
 from trivet.models.torch_engine.scheduler import Limits, Scheduler, inside_judge
 from trivet.models.torch_engine.task import Task
@@ -35,6 +36,7 @@ class TorchEngine:
         max_rows: sequences in the batch.
         queue_size: requests that may be under way or wait; more are refused.
         tree_bytes: memory for shared prefixes; by default a tenth of the machine's, at most 2 GiB.
+        replaceable: whether ``load_weights`` may replace the weights; never where others share the engine.
     """
 
     def __init__(
@@ -49,8 +51,10 @@ class TorchEngine:
         max_rows: int = 64,
         queue_size: int = 4096,
         tree_bytes: int | None = None,
+        replaceable: bool = False,
     ) -> None:
         self._reference, self._auxiliary = reference, dict(auxiliary or {})
+        self._replaceable, self._whole = replaceable, True
         self._deterministic, self._queue_size = deterministic, queue_size
         memory = psutil.virtual_memory().total
         if tree_bytes is None:
@@ -74,7 +78,8 @@ class TorchEngine:
         }
         # What is said of it is fixed now, while the files are those that were loaded, and stays after close.
         self._dtype = str(own.dtype)
-        self._identity = self._digest()
+        self._files_identity = reference.identity
+        self._identity = self._digest(self._files_identity)
         self._description = self._describe(own)
         self._capabilities = Capabilities(
             operations=frozenset({"extend", "extend_prefix", "score", "next", "hidden", "judge", "commit"}),
@@ -98,6 +103,12 @@ class TorchEngine:
         models = self._models
         if not models or self._closed:
             raise EngineError("the engine is closed", where=self.name)
+        if not self._whole:
+            raise EngineError(
+                "its weights are being replaced, or could not be replaced in whole",
+                where=self.name,
+                hint="load whole weights",
+            )
         return models
 
     @property
@@ -114,12 +125,12 @@ class TorchEngine:
         """Digest of the weights, the engine kind and the dtype."""
         return self._identity
 
-    def _digest(self) -> str:
+    def _digest(self, weights: Any) -> str:
         return sha256_text(
             canonical_json(
                 {
                     "engine": "torch",
-                    "weights": self._reference.identity,
+                    "weights": weights,
                     "auxiliary": {name: part.identity for name, part in self._auxiliary.items()},
                     "dtype": self._dtype,
                 }
@@ -188,6 +199,41 @@ class TorchEngine:
     def _count_down(self) -> None:
         with self._lock:
             self._live -= 1
+
+    def load_weights(self, tensors: Iterable[tuple[str, torch.Tensor]], identity: str) -> None:
+        """Replace the weights of its own model in place; tokenizer and configuration stay.
+
+        Where it fails on the way, the engine answers nothing until whole weights are loaded.
+
+        Args:
+            tensors: every tensor of a checkpoint of this architecture: its name there and its values, of any
+                floating type. They are taken one at a time, so they need never be in memory together. A tied
+                output layer follows its embedding, whether it is given or not.
+            identity: hexadecimal SHA-256 of what the tensors are made from.
+
+        Raises:
+            EngineError: requests are under way, the engine is closed, or it is not ``replaceable``.
+            ModelError: a tensor is missing, unknown or of another shape.
+            UnsupportedError: the model's weights are not all in memory.
+        """
+        if not self._replaceable:
+            raise EngineError(
+                "others may share this engine, so its weights stay",
+                where=self.name,
+                hint="make an engine of your own: TorchEngine(…, replaceable=True)",
+            )
+
+        def replace() -> None:
+            places = places_of(self._models[""].model)
+            self._whole = False
+            write_weights(places, tensors, where=self.name)
+            self._runner.tree.clear()  # its keys and values are those of the weights before
+            # Tokenizer and settings are still those of the files.
+            self._identity = self._digest([self._files_identity, identity])
+            self._description |= {"weights": identity, "source": {"source": "loaded into memory"}}
+            self._whole = True
+
+        self._scheduler.when_idle(replace)
 
     def close(self) -> None:
         """Cancel what is under way and free the memory."""

@@ -21,9 +21,14 @@ class PackedLinear(torch.nn.Module):
     def __init__(self, linear: torch.nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        # Not a buffer: a oneDNN tensor can be neither moved nor saved.
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), _ROWS)
+        self.load_weight(linear.weight)
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
+
+    def load_weight(self, weight: torch.Tensor) -> None:
+        """Take another weight, [outputs, inputs] of any floating type."""
+        plain = weight.detach().to(torch.float32).contiguous()
+        # Not a buffer: a oneDNN tensor can be neither moved nor saved.
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(plain, _ROWS)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """``inputs`` [..., inputs] float32 → [..., outputs]."""

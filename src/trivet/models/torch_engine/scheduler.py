@@ -9,7 +9,7 @@ requests go first.
 import heapq
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -70,6 +70,31 @@ class Scheduler:
             if self._closed:
                 raise EngineError("the engine is closed")
             self._inbox.put(lambda: self._begin(task))
+
+    def when_idle(self, action: Callable[[], None]) -> None:
+        """Run ``action`` in the scheduler's thread, where no step can be under way; waits for its end.
+
+        Raises:
+            EngineError: a task is under way, or the scheduler is closed; or what ``action`` raises.
+        """
+        done: Future[None] = Future()
+
+        def run() -> None:
+            try:
+                if self._tasks:
+                    raise _busy()
+                action()
+                done.set_result(None)
+            except BaseException as error:  # it is raised where it is waited for
+                done.set_exception(error)
+
+        if threading.current_thread() is self._thread:  # called by a task: waiting would never end
+            raise _busy()
+        with self._lock:
+            if self._closed:
+                raise EngineError("the engine is closed")
+            self._inbox.put(run)
+        done.result()
 
     def close(self) -> None:
         """Cancel all tasks and end the thread."""
@@ -314,3 +339,7 @@ class Scheduler:
 
     def _go_on(self, task: Task) -> None:
         self._guarded(task, lambda: task.resume(task.collect()))
+
+
+def _busy() -> EngineError:
+    return EngineError("requests are under way", hint="wait for them to finish, then try again")

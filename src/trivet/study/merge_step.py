@@ -1,0 +1,198 @@
+"""A merge as a step of a study: a system's ``merge:`` makes the checkpoint that the system runs on.
+
+::
+
+    STORE/objects/<address>/checkpoint/   a Hugging Face folder with the merge's report and model card
+
+The address holds the method with its version, the recipe with its defaults and with roles in the place of the
+models' names, the content of each model (weights, configuration, tokenizer), and the recipe's seed. So two
+systems of one merge share it, wherever the models lie and whatever they are called. The system's own identity
+follows from the weights that were made.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trivet._files import canonical_json, sha256_text, write_json
+from trivet.errors import StoreError
+from trivet.merge.checkpoint import merge_checkpoints
+from trivet.merge.cost import Cost, estimate
+from trivet.merge.executor import Merge, prepare
+from trivet.merge.recipe import Recipe
+from trivet.merge.sources import Source
+from trivet.models.embedded import source_of
+from trivet.models.names import ModelReference
+from trivet.study.address import Description
+from trivet.study.spec import StudySpec, recipe_of
+from trivet.study.store import Store
+
+if TYPE_CHECKING:
+    from trivet.study.run import Runner
+
+CHECKPOINT = "checkpoint"
+_NAMING = ("model", "base_model", "tokenizer_source", "source")  # keys of a recipe that hold a model's name
+_RULES = ("base", "union")  # what a tokenizer's source may be besides a name
+
+
+@dataclass(eq=False)
+class MergeStep:
+    """A merge that fits its models, and how far it is.
+
+    ``system`` is the first system that needs it. ``models`` maps a name in the recipe to the SHA-256 of the
+    model, ``sources`` to where its weights came from, as far as that is known. ``cost`` is an estimate, where
+    the checkpoint was not there yet; ``seconds`` is what was spent on it here.
+    """
+
+    system: str
+    recipe: Recipe
+    content: Path | Mapping[str, Any]
+    folder: Path
+    where: str
+    description: Description
+    models: Mapping[str, str]
+    sources: Mapping[str, str]
+    cost: Cost | None = None
+    seconds: float = 0.0
+    error: Exception | None = None
+
+    @property
+    def name(self) -> str:
+        """The step's name in the plan."""
+        return f"merge {self.system}"
+
+    @property
+    def address(self) -> str:
+        """The step's address in the store."""
+        return self.description.address
+
+    @property
+    def title(self) -> str:
+        """What stands in the place of a model's name."""
+        return f"merge of {', '.join(self.models)} ({self.recipe.method})"
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """In words: the method, and each model with its identity."""
+        said = {"method": self.description.method}
+        for name, identity in self.models.items():
+            source = self.sources.get(name)
+            said[name] = f"sha256 {identity[:12]}" + (f" from {source}" if source else "")
+        return said
+
+    def checkpoint(self, store: Store) -> Path:
+        """Where the checkpoint lies or will lie."""
+        return store.folder(self.address) / CHECKPOINT
+
+
+def make_checkpoint(step: MergeStep, runner: "Runner") -> None:
+    """Run a merge whose checkpoint is not in the store yet.
+
+    Raises:
+        StoreError: the disk is full.
+        Exception: what the merge raised, also where it did so at an earlier call.
+    """
+    if runner.find(step.address) is not None:
+        return
+    if step.error is not None:
+        raise step.error
+    started = time.perf_counter()
+    try:
+        with _prepared(step.recipe, step.folder, step.where) as merge:
+            step.cost = estimate(merge)
+        said = f"{step.name}: {step.cost.bytes_written / 1e9:.2f} GB, about {step.cost.seconds:.0f} s"
+        with (
+            runner.progress.step(said, None),
+            runner.store.writing(step.description, study=runner.spec.name, step=step.name) as draft,
+        ):
+            folder = draft / CHECKPOINT
+            merge_checkpoints(step.content, folder, base=step.folder, on_bytes=runner.progress.written)
+            # An engine tells where weights came from by this file, and by their path where there is none.
+            write_json(folder / "source.json", {"source": step.description.method, **step.description.inputs})
+    except StoreError:
+        raise
+    except Exception as error:
+        step.error = error
+        raise
+    step.seconds = time.perf_counter() - started
+
+
+def read_merge(spec: StudySpec, system: str, study: Path) -> MergeStep:
+    """Read the recipe of a system and open its models; no weights are merged.
+
+    Args:
+        study: the study's file.
+
+    Raises:
+        ConfigError: the recipe is wrong, or a parameter in it; names the study, the system and the key.
+        ModelError: a model cannot be opened.
+        MergeError: the models do not fit together.
+    """
+    recipe, content, folder = recipe_of(spec, system, study)
+    where = f"{study}: systems.{system}.merge"
+    with _prepared(recipe, folder, where) as merge:
+        opened = {name: merge.sources.open(name) for name in recipe.model_names()}
+        whole = {name: source.folder for name, source in opened.items() if source.adapter is None}
+        sources = {name: source_of(folder).get("source") for name, folder in whole.items()}
+        models = {name: _identity(source) for name, source in opened.items()}
+        rule = recipe.vocabulary
+        if rule is not None and rule.source not in (*_RULES, *models):
+            models[rule.source] = _folder_identity(merge.sources.folder_of(rule.source))
+        return MergeStep(
+            system=system,
+            recipe=recipe,
+            content=content,
+            folder=folder,
+            where=where,
+            description=_describe(merge, models),
+            models=models,
+            sources={name: source for name, source in sources.items() if source},
+        )
+
+
+@contextmanager
+def _prepared(recipe: Recipe, folder: Path, where: str) -> Iterator[Merge]:
+    merge = prepare(recipe, folder=folder, where=where)
+    try:
+        yield merge
+    finally:
+        merge.sources.close()
+
+
+def _describe(merge: Merge, models: Mapping[str, str]) -> Description:
+    base, experts = merge.recipe.base_model, [name for name in models if name != merge.recipe.base_model]
+    roles = {name: f"model {number}" for number, name in enumerate(experts, 1)}
+    if base is not None:
+        roles[base] = "base"
+    method = merge.layout.method
+    content = merge.recipe.model_dump(mode="json", by_alias=True, exclude={"merge_method", "seed"})
+    return Description(
+        method=method.name,
+        version=method.version,
+        config=_with_roles(content, roles),
+        inputs={roles[name]: identity for name, identity in models.items()},
+        seed=merge.recipe.seed,
+    )
+
+
+def _with_roles(value: Any, roles: Mapping[str, str], key: str = "") -> Any:
+    """A recipe's content in which the models are called by their roles."""
+    if isinstance(value, dict):
+        return {name: _with_roles(entry, roles, name) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_with_roles(entry, roles) for entry in value]
+    is_rule = key in ("source", "tokenizer_source") and value in _RULES
+    return roles.get(value, value) if key in _NAMING and isinstance(value, str) and not is_rule else value
+
+
+def _identity(source: Source) -> str:
+    """SHA-256 of what of a model can go into the checkpoint: its tensors, configuration and tokenizer."""
+    whole = _folder_identity(source.folder)
+    return whole if source.adapter is None else sha256_text(canonical_json([whole, source.identity]))
+
+
+def _folder_identity(folder: Path) -> str:
+    return ModelReference(str(folder), "folder", folder).identity

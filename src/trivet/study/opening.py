@@ -1,0 +1,255 @@
+"""A study whose parts are opened: systems, evaluations, judges, and the checks that need several of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trivet.errors import ConfigError, StoreError, StudyError, TrivetError
+from trivet.judges.base import Judge
+from trivet.judges.grader import GraderJudge
+from trivet.judges.resolve import resolve
+from trivet.study.address import derived_seed
+from trivet.study.cell import Cell
+from trivet.study.circular import (
+    Circle,
+    Measured,
+    Steered,
+    find_circles,
+    grading_models,
+    refuse_circles,
+    shared_rows,
+)
+from trivet.study.evaluations import Evaluation, anchored_judge, resolve_evaluation
+from trivet.study.generate import Failure, failure_of
+from trivet.study.legs import resolve_legs
+from trivet.study.merge_step import MergeStep, make_checkpoint, read_merge
+from trivet.study.own_labels import qualities
+from trivet.study.run import Runner
+from trivet.study.spec import EvaluationEntry, StudySpec, reference_of
+from trivet.study.systems import Prepared, prepare, prepare_logs, read_system
+
+if TYPE_CHECKING:
+    from inspect_ai.model import Model
+
+
+@dataclass
+class Study:
+    """A study whose parts are opened: systems, evaluations, judges. What could not be is a failure.
+
+    ``merges`` holds, by system, the merge that makes its model.
+    """
+
+    spec: StudySpec
+    base: Path
+    systems: dict[str, Prepared] = field(default_factory=dict)
+    merges: dict[str, MergeStep] = field(default_factory=dict)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    judges: dict[str, tuple[Judge, ...]] = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)
+    circles: list[Circle] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    qualities: dict[str, dict[str, Any]] = field(default_factory=dict)
+    roles: "dict[str, Model | list[Model]] | None" = None
+
+    @property
+    def reference(self) -> str:
+        """The system that the others are compared with; another one where that could not be opened."""
+        wanted = reference_of(self.spec)
+        return wanted if wanted in self.systems else next(iter(self.systems))
+
+    def cells(self, prompts: Mapping[str, int], max_tokens: int) -> list[Cell]:
+        """Every system on every evaluation."""
+        return [
+            Cell(
+                system=system,
+                evaluation=evaluation,
+                ids=tuple(evaluation.subset(prompts[evaluation.label], seed=self.spec.seed)),
+                max_tokens=max_tokens,
+                seed=derived_seed(self.spec.seed, "answers"),
+                deterministic=self.spec.deterministic,
+                judges=self._judge_identities(evaluation),
+            )
+            for evaluation in self.evaluations
+            for system in self.systems.values()
+        ]
+
+    def _judge_identities(self, evaluation: Evaluation) -> tuple[str, ...]:
+        judges = self.judges[evaluation.label]
+        role = self.spec.graders if graded_by_role(evaluation, judges) else ()
+        return (*(judge.identity for judge in judges), *role)
+
+
+def graded_by_role(evaluation: Evaluation, judges: Sequence[Judge]) -> bool:
+    """Whether the models of Inspect's role ``grader`` may score it: a grader without a model, or any task
+    that is not ours, whose scorers are not known."""
+    ours = evaluation.entry.shipped or evaluation.entry.prompts is not None
+    return not ours or any(isinstance(j, GraderJudge) and j.config.model is None for j in judges)
+
+
+def open_study(spec: StudySpec, path: Path, runner: Runner) -> Study:
+    """Open all that a study names; checkpoints that a merge makes are made first, in the runner's store.
+
+    A system, or an evaluation, that cannot be opened is a failure of its own and does not stop the others.
+
+    Args:
+        path: the study's file.
+
+    Raises:
+        ConfigError: the study file is wrong.
+        StoreError: the disk is full.
+        StudyError: a use is circular and not allowed; or nothing could be opened, and then the first failure
+            is raised as it is.
+    """
+    study = Study(spec=spec, base=path.absolute().parent)
+    first: TrivetError | None = None
+    for entry in spec.evaluations:
+        try:
+            evaluation = resolve_evaluation(entry, base=study.base, epochs=spec.epochs)
+            study.judges[entry.label] = evaluation_judges(entry, study.base)
+            study.evaluations.append(evaluation)
+        except TrivetError as error:
+            first = first or error
+            study.failures[f"evaluation {entry.label}"] = failure_of(error)
+    for name in spec.systems:
+        first = _open_system(study, name, path, runner) or first
+    if first is not None and not (study.systems and study.evaluations):
+        raise first
+    check_circles(study, where=str(path))
+    check_legs(study, where=str(path))
+    study.notes += _notes(study)
+    study.qualities = qualities(
+        {judge.name: judge for found in study.judges.values() for judge in found},
+        spec.labels,
+        [str(system.facts["identity"]) for system in study.systems.values()],
+        base=study.base,
+        seed=derived_seed(spec.seed, "calibrate"),
+        where=str(path),
+    )
+    study.roles = grader_roles(spec)
+    check_budget(spec, study.systems, where=str(path))
+    return study
+
+
+def _open_system(study: Study, name: str, path: Path, runner: Runner) -> TrivetError | None:
+    """Open one system; a failure is recorded and returned. A merge is a step of its own and comes first."""
+    spec, step = study.spec, f"system {name}"
+    try:
+        if name in spec.log_systems:
+            study.systems[name] = prepare_logs(name, spec, study.base)
+        elif name not in spec.merge_systems:
+            study.systems[name] = prepare(read_system(name, spec, study.base))
+        else:
+            step = f"merge {name}"
+            merge = study.merges[name] = _shared(read_merge(spec, name, path), study.merges)
+            step = f"system {name}"
+            system = read_system(name, spec, study.base, checkpoint=merge.checkpoint(runner.store))
+            step = merge.name
+            make_checkpoint(merge, runner)
+            step = f"system {name}"
+            study.systems[name] = prepare(system, merge)
+    except StoreError:
+        raise
+    except Exception as error:  # libraries that load models raise what they like; the others go on
+        known = error if isinstance(error, TrivetError) else _unforeseen(error, f"systems.{name}")
+        study.failures[step] = failure_of(known)
+        return known
+    return None
+
+
+def _shared(merge: MergeStep, others: Mapping[str, MergeStep]) -> MergeStep:
+    """The same merge that an earlier system needs, where there is one."""
+    return next((other for other in others.values() if other.address == merge.address), merge)
+
+
+def _unforeseen(error: Exception, where: str) -> StudyError:
+    known = StudyError(f"{type(error).__name__}: {error}", where=where)
+    known.__cause__ = error.__cause__
+    return known
+
+
+def evaluation_judges(entry: EvaluationEntry, base: Path) -> tuple[Judge, ...]:
+    """The judges, in Trivet's sense, that score an evaluation; rules and a task's own scorers are none."""
+    if entry.judge is not None:
+        return (resolve(anchored_judge(entry.judge, base)),)
+    if entry.task in ("harmless", "over_refusal"):
+        return (resolve(anchored_judge(entry.args.get("judge", "refusal"), base)),)
+    return ()
+
+
+def check_circles(study: Study, *, where: str) -> None:
+    """Find circular uses and refuse them, unless the study allows them.
+
+    Raises:
+        StudyError: a use is circular.
+    """
+    bound = study.spec.graders
+    systems = [
+        Steered(name, system.judges, grading_models(system.judges, bound))
+        for name, system in study.systems.items()
+    ]
+    measured = [
+        Measured(
+            e.label,
+            study.judges[e.label],
+            frozenset(str(row["prompt_digest"]) for row in e.rows),
+            grading_models(study.judges[e.label], bound)
+            | frozenset(bound if graded_by_role(e, study.judges[e.label]) else ()),
+        )
+        for e in study.evaluations
+    ]
+    study.circles = find_circles(systems, measured)
+    study.notes = shared_rows(systems, measured)
+    refuse_circles(study.circles, allow=study.spec.allow_circular, where=where)
+
+
+def _notes(study: Study) -> list[str]:
+    wanted, notes = reference_of(study.spec), []
+    if study.reference != wanted:
+        notes.append(
+            f"the reference {wanted} could not be opened: the others are compared with {study.reference}, "
+            "and honest is measured against it"
+        )
+    if study.spec.max_cost is not None and study.spec.grader:
+        notes.append("max_cost counts the systems; what the grader costs is not known and not counted")
+    return notes
+
+
+def check_legs(study: Study, *, where: str) -> None:
+    """``legs`` names evaluations and components that the study has.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    components = {e.label: sorted({str(row["component"]) for row in e.rows}) for e in study.evaluations}
+    try:
+        resolve_legs(components, study.spec.evaluations, study.spec.legs)
+    except ConfigError as error:
+        raise ConfigError(str(error), where=where) from None
+
+
+def check_budget(spec: StudySpec, systems: Mapping[str, Prepared], *, where: str) -> None:
+    """With ``max_cost``, every endpoint needs a price.
+
+    Raises:
+        StudyError: an endpoint has none.
+    """
+    if spec.max_cost is None:
+        return
+    for name, system in systems.items():
+        if system.remote and name not in spec.prices:
+            raise StudyError(
+                f"max_cost is set, and {name} answers through an endpoint whose price is not known",
+                where=where,
+                hint=f"add prices: {{{name}: {{input: …, output: …}}}} in US dollars for a million tokens",
+            )
+
+
+def grader_roles(spec: StudySpec) -> "dict[str, Model | list[Model]] | None":
+    """Inspect's model role ``grader``, from the study's ``grader`` (one, or a panel)."""
+    if not spec.grader:
+        return None
+    from inspect_ai.model import get_model
+
+    models = [get_model(name) for name in spec.graders]
+    return {"grader": models[0] if len(models) == 1 else models}
