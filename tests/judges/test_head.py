@@ -98,9 +98,7 @@ def test_what_cannot_be_scored_says_why_and_does_not_stop_the_rest(head: Path) -
     assert "empty" in str(verdicts[0].reason) and "context" in str(verdicts[2].reason)
 
 
-def test_a_refit_on_the_same_states_gives_equal_bytes(
-    fitted: FittedHead, head: Path, tmp_path: Path
-) -> None:
+def test_a_refit_on_the_same_states_gives_equal_bytes(fitted: FittedHead, head: Path, tmp_path: Path) -> None:
     first, again = (
         fit_head(pairs(60)[:40], fitted.config, test=pairs(60)[40:], cache=tmp_path) for _ in range(2)
     )
