@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup quickstart test test-all check bench showcase docs clean model chromium
+.PHONY: setup quickstart test test-all lint check bench showcase docs clean model chromium
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
@@ -28,11 +28,13 @@ model: $(STAMP)
 quickstart: model  ## a real model, five systems, three legs: quickstart/report.html
 	$(BIN)/trivet study run examples/quickstart.yaml --store quickstart --minutes 10
 
-check: $(STAMP)  ## lint, types, imports, quick tests (under 3 minutes)
+lint: $(STAMP)  ## format, lint, types, import contract
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --verbose
+
+check: lint  ## lint, types, imports, quick tests (under 3 minutes)
 	$(BIN)/python -m pytest -q -m "not model and not slow and not full"
 
 test: model  ## the tests that need the embedded model too (under 20 minutes)
