@@ -530,8 +530,8 @@ LIMITS = {
     "helpful": """\
 The tasks are few, so the intervals are wide. The rejected answers are the untrained model's own, cut to about
 the person's length. The untrained model finds its own words likelier by construction, so the rate before is
-low; the rise says that the expert has learnt what sets a person's short answer apart from the model's, and
-not that its answers are right.""",
+low. What the expert learns is what sets a person's short answer apart from the model's, not whether it is
+right; trained for longer, or at a higher rate, it repeats itself.""",
     "honest": """\
 TruthfulQA asks about popular misconceptions. Its best answers are often careful, and a model can learn that
 tone without the facts. Who measures this expert with TruthfulQA measures it on its own training data.""",

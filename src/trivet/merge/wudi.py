@@ -113,6 +113,8 @@ def merge(config: Config, tensor: TensorGroup) -> Merged:
         raise MergeError(
             "a task vector holds an infinity or a NaN", where=tensor.name, hint="check the experts' weights"
         )
+    if before == 0:  # no task vector, or none that another one meets: their sum is the minimum
+        return added(total(matrices).dense(), 1.0)
     merged = descend(matrices, roots, config.steps, config.learning_rate)
     tensor.notes["interference"] = [before, interference(merged, matrices, roots)]
     return added(merged, 1.0)

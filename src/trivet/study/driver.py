@@ -7,15 +7,13 @@ from pathlib import Path
 from rich.console import Console
 
 from trivet.study.finish import Outcome, finish
-from trivet.study.opening import Study, check_legs, evaluation_judges, open_study
+from trivet.study.opening import Study, open_study
 from trivet.study.plan import Plan, full_choice
 from trivet.study.planner import make_plan
 from trivet.study.progress import StudyProgress
 from trivet.study.run import Runner
 from trivet.study.spec import load_study
 from trivet.study.store import Store
-
-__all__ = ["Study", "check_legs", "evaluation_judges", "plan_study", "run_study"]
 
 
 def plan_study(
