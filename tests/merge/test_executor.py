@@ -303,3 +303,145 @@ def test_finished_shards_are_kept(write_recipe, tmp_path, monkeypatch):
     made = merge_checkpoints(recipe, tmp_path / "out", shard_bytes=20_000)
     assert first and not set(first) & set(written)
     assert made.report is not None and any("earlier, interrupted" in text for text in made.report.warnings)
+
+
+def test_a_second_writer_is_refused_and_changes_nothing(write_recipe, tmp_path):
+    from trivet.merge.executor import only_writer
+
+    with only_writer(tmp_path / "out"), pytest.raises(MergeError, match="another merge is writing it"):
+        merge_checkpoints(write_recipe(), tmp_path / "out")
+    assert merge_checkpoints(write_recipe(), tmp_path / "out").report is not None
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "recipe.yaml"}
+
+
+def test_shards_cut_at_another_size_are_not_taken_over(write_recipe, tmp_path, monkeypatch):
+    from trivet.merge import executor
+
+    recipe = write_recipe()
+    real = executor._Work.shard
+    calls: list[str] = []
+
+    def stop_after_one(self, shard, writer, threads):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(shard.file)
+        real(self, shard, writer, threads)
+
+    monkeypatch.setattr(executor._Work, "shard", stop_after_one)
+    with pytest.raises(KeyboardInterrupt):
+        merge_checkpoints(recipe, tmp_path / "out", shard_bytes=60_000)
+    monkeypatch.setattr(executor._Work, "shard", real)
+    made = merge_checkpoints(recipe, tmp_path / "out", shard_bytes=75_000).report
+    merge_checkpoints(recipe, tmp_path / "whole")
+    assert made is not None and not made.warnings
+    merged, whole = tensors_of(tmp_path / "out"), tensors_of(tmp_path / "whole")
+    assert all(torch.equal(merged[name], whole[name]) for name in whole)
+
+
+def test_an_error_in_one_tensor_stops_the_others_at_their_next_block(write_recipe, tmp_path, monkeypatch):
+    from trivet.merge import executor
+
+    started: list[str] = []
+    real = executor._Work._tensor
+
+    def fail(self, output, writer):
+        started.append(output.name)
+        if len(started) == 1:
+            raise KeyboardInterrupt
+        real(self, output, writer)
+
+    monkeypatch.setattr(executor._Work, "_tensor", fail)
+    with pytest.raises(KeyboardInterrupt):
+        merge_checkpoints(write_recipe(), tmp_path / "out", threads=1)
+    assert len(started) < 5
+    assert not list(staging_folder(tmp_path / "out").glob("*.safetensors"))
+
+
+def test_a_base_beside_slices_takes_no_part(variants, tmp_path):
+    sources = [{"model": str(variants / name), "layer_range": [0, 2]} for name in ("one", "two")]
+    recipe = {
+        "merge_method": "linear",
+        "base_model": str(variants / "base"),
+        "slices": [{"sources": sources}],
+        "parameters": {"weight": 1.0},
+    }
+    merge_checkpoints(recipe, tmp_path / "out")
+    one, two = (load_file(variants / name / "model.safetensors") for name in ("one", "two"))
+    for name, value in tensors_of(tmp_path / "out").items():
+        torch.testing.assert_close(value, (one[name] + two[name]) / 2)
+    stacked = {
+        "merge_method": "passthrough",
+        "base_model": str(variants / "base"),
+        "slices": [{"sources": sources[:1]}, {"sources": [{**sources[1], "layer_range": [1, 2]}]}],
+        "parameters": {"scale": 1.0},
+    }
+    merge_checkpoints(stacked, tmp_path / "stacked")
+
+
+def test_a_tied_expert_of_an_untied_base_gives_its_embedding(variants, tiny_model, tmp_path):
+    tied = tiny_model(tie_word_embeddings=True, seed=3)
+    recipe = {
+        "merge_method": "task_arithmetic",
+        "base_model": str(variants / "base"),
+        "models": [{"model": str(tied), "parameters": {"weight": 1.0}}],
+    }
+    merge_checkpoints(recipe, tmp_path / "out")
+    expected = load_file(tied / "model.safetensors")["model.embed_tokens.weight"]
+    torch.testing.assert_close(tensors_of(tmp_path / "out")["lm_head.weight"], expected)
+    turned = {**recipe, "base_model": str(tied), "models": [{"model": str(variants / "base")}]}
+    with pytest.raises(MergeError, match="output layer of its own"):
+        merge_checkpoints({**turned, "parameters": {"weight": 1.0}}, tmp_path / "other")
+
+
+def test_an_unchanged_vocabulary_is_streamed(write_recipe, tmp_path, monkeypatch):
+    from trivet.merge.groups import Groups
+
+    merge_checkpoints(write_recipe(), tmp_path / "plain")
+    monkeypatch.setattr(Groups, "_vocabulary_group", None)
+    merge_checkpoints(write_recipe(tokenizer_source="base"), tmp_path / "out")
+    plain = tensors_of(tmp_path / "plain")
+    assert all(torch.equal(value, plain[name]) for name, value in tensors_of(tmp_path / "out").items())
+
+
+def test_quantised_weights_are_refused(write_recipe, variants, tmp_path):
+    import shutil
+
+    folder = tmp_path / "quantised"
+    shutil.copytree(variants / "one", folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(
+        json.dumps({**config, "quantization_config": {"quant_method": "fp8"}})
+    )
+    with pytest.raises(MergeError, match="quantised"):
+        merge_checkpoints(
+            write_recipe(models=[{"model": str(folder), "parameters": {"weight": 1}}]), tmp_path / "o"
+        )
+
+
+def test_numbers_that_are_none_are_said(write_recipe, variants, tmp_path):
+    import shutil
+
+    folder = tmp_path / "broken"
+    shutil.copytree(variants / "one", folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"][3] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    recipe = write_recipe(models=[{"model": str(folder), "parameters": {"weight": 1}}])
+    report = merge_checkpoints(recipe, tmp_path / "out").report
+    assert report is not None
+    warned = {tensor.name: tensor.warnings for tensor in report.tensors if tensor.warnings}
+    assert warned == {"model.norm.weight": ["1 merged numbers are infinite or not a number"]}
+
+
+def test_the_report_gives_each_expert_its_own_numbers(write_recipe, variants, tmp_path):
+    from trivet.merge.report import summarise
+
+    models = [
+        {"model": str(variants / name), "parameters": {"weight": 1.0}} for name in ("base", "one", "two")
+    ]
+    report = merge_checkpoints(write_recipe(merge_method="linear", models=models), tmp_path / "out").report
+    assert report is not None
+    assert [name.rsplit("/", 1)[-1] for name in report.experts] == ["base", "one", "two"]
+    norms = summarise(report).relative_norms or []
+    assert norms[0] == 0 and norms[1] and norms[2]
+    assert summarise(report).density is None  # nothing is trimmed

@@ -120,7 +120,7 @@ def test_ranks_follow_the_density_of_the_layer():
         layer.scope = scope
         merged(layer, outliers="off")
     assert len(passes) == 1, "the model is read once"
-    assert layers[0].notes["density"] == [1, 0.5, 1]
+    assert layers[0].notes["layer_density"] == [1, 0.5, 1]
     # Densities 1 and ½ have the mean ¾: 20 · 4/3 = 27 and 20 · 2/3 = 13 directions.
     assert layers[0].notes["ranks"] == [27, 13, 20]
     assert layers[1].notes["ranks"] == [13, 27, 20]

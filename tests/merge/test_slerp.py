@@ -25,11 +25,13 @@ def test_the_ends_are_the_models_bit_by_bit():
     assert torch.equal(merge_tensors("slerp", [other], base, t=1), other)
 
 
-def test_parallel_opposite_and_empty_tensors_take_the_line():
+def test_parallel_and_opposite_tensors_take_the_line():
     base = torch.tensor([[3.0, 4.0]])
-    for other in (2 * base, -base, torch.zeros_like(base)):
+    for other in (2 * base, -base):
         merged = merge_tensors("slerp", [other], base, t=0.25)
         torch.testing.assert_close(merged, 0.75 * base + 0.25 * other)
+    merged = merge_tensors("slerp", [torch.zeros_like(base)], base, t=0.5)
+    torch.testing.assert_close(merged, base * math.sqrt(0.5))  # zeros have no direction: a right angle
     assert coefficients(0.3, 0.99999) == (0.7, 0.3)
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from trivet.errors import ConfigError
 from trivet.merge import merge_checkpoints, merge_tensors
 
 BASE = torch.zeros(4)
@@ -65,3 +66,11 @@ def test_the_share_of_the_whole_model(variants, tmp_path):
         ]
         expected = merge_tensors("ties", kept, torch.zeros_like(kept[0]), weight=1) + base[name]
         torch.testing.assert_close(merged[name], expected, rtol=0, atol=1e-6)
+
+
+def test_rescaling_restores_the_sum_of_magnitudes():
+    """Kept are 4 and −3 of [4, 1, −3, 0.5]; times 8.5 / 7 they have its sum of magnitudes."""
+    merged = merge_tensors("ties", EXPERTS[:1], BASE, weight=1, density=0.5, rescale=True)
+    torch.testing.assert_close(merged, torch.tensor([4.0, 0, -3.0, 0]) * 8.5 / 7)
+    with pytest.raises(ConfigError, match="rescale"):
+        merge_tensors("ties", EXPERTS, BASE, weight=1, rescale="inverse_keep_prob")

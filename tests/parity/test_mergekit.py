@@ -27,6 +27,8 @@ EXACT: list[tuple[str, dict[str, Any]]] = [
     ("ties", {"weight": [0.5, 0.3, 0.7], "density": 1.0}),
     ("ties", {"weight": [0.5, 0.3, 0.7], "density": [0.2, 0.5, 0.9], "lambda": 1.3}),
     ("ties", {"weight": 1.0, "density": 0.3, "normalize": False}),
+    ("ties", {"weight": [0.5, 0.3, 0.7], "density": 0.3, "rescale": True}),
+    ("breadcrumbs", {"weight": 0.5, "density": 0.4, "gamma": 0.1, "rescale": True}),
     ("breadcrumbs", {"weight": [0.5, 0.3, 0.7], "density": 0.5, "gamma": 0.1}),
     ("breadcrumbs_ties", {"weight": 0.5, "density": 0.6, "gamma": 0.02}),
 ]

@@ -35,7 +35,7 @@ def command() -> None:
 
 @command.command("run")
 @click.argument("recipe", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path), required=False)
 @click.option("--plan", "only_plan", is_flag=True, help="Print what it would cost, and stop.")
 @click.option(
     "--shard-size", type=float, default=5.0, show_default=True, help="Gigabytes of one weights file, at most."
@@ -43,7 +43,7 @@ def command() -> None:
 @click.option("--threads", type=click.IntRange(1, 256), help="Tensors under way at once.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def run(
-    recipe: Path, out: Path, only_plan: bool, shard_size: float, threads: int | None, as_json: bool
+    recipe: Path, out: Path | None, only_plan: bool, shard_size: float, threads: int | None, as_json: bool
 ) -> None:
     """Merge by RECIPE into the new folder OUT.
 
@@ -55,6 +55,8 @@ def run(
     if only_plan:
         _print_plan(recipe, shard_bytes, threads, as_json)
         return
+    if out is None:
+        raise click.UsageError("name the folder to make: trivet merge RECIPE OUT")
     from trivet.merge.checkpoint import merge_checkpoints
 
     with _Progress(show=not as_json) as progress:

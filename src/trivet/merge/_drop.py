@@ -25,6 +25,9 @@ def _as_name(value: Any) -> Any:
     return {True: "l1", False: "none"}.get(value, value) if isinstance(value, bool) else value
 
 
+TrimRescaleSetting = Annotated[Literal["l1", "none"], BeforeValidator(_as_name)]
+"""For methods that trim by magnitude: there is no probability to divide by."""
+
 RescaleSetting = Annotated[Rescale, BeforeValidator(_as_name)]
 """``true`` and ``false`` are mergekit's names for ``l1`` and ``none``."""
 

@@ -28,13 +28,15 @@ class MergeConfig(_validation.Config):
     """Base of the merging methods' configurations. Keys have the names that recipes use.
 
     What the executor has to know of a method stands beside them: whether the base is one more model to be
-    merged (``base_is_input``), how often the tensors are read (``passes``), and whether it needs whole
-    matrices (``whole``).
+    merged where it is listed (``base_is_input``), and also where it is not listed but has a weight
+    (``base_joins``); how often the tensors are read (``passes``); and whether it needs whole matrices
+    (``whole``).
     """
 
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
 
     base_is_input: ClassVar[bool] = False
+    base_joins: ClassVar[bool] = False
     passes: ClassVar[int] = 1
     whole: ClassVar[bool] = False
 

@@ -17,7 +17,7 @@ import torch
 
 from trivet.catalogue import method
 from trivet.merge._group import Block, Merged, TensorGroup
-from trivet.merge._outliers import OutlierConfig, bands
+from trivet.merge._outliers import OutlierConfig, kept_of
 from trivet.merge._settings import each
 from trivet.merge._task_vectors import add_to_base, plain_sum
 
@@ -35,11 +35,12 @@ def merge(config: Config, tensor: TensorGroup) -> Merged:
     """
     tensor.require_base()
     weights = each(config.weight, tensor.count, "weight")
-    masked = bands(config, tensor)
+    kept = kept_of(config, tensor)
 
     def block(rows: Block) -> torch.Tensor:
         assert rows.base is not None
-        kept = [band.trim(delta) for band, delta in zip(masked, rows.deltas, strict=True)]
-        return add_to_base(rows.base, plain_sum(kept, weights, normalize=config.normalize), config)
+        return add_to_base(
+            rows.base, plain_sum(kept.deltas(rows), weights, normalize=config.normalize), config
+        )
 
     return block

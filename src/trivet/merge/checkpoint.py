@@ -15,7 +15,17 @@ from trivet._files import write_json, write_text
 from trivet._validation import read_yaml
 from trivet.errors import MergeError, StoreError
 from trivet.merge.card import model_card
-from trivet.merge.executor import SHARD_BYTES, STATE, Done, Merge, Outcome, prepare, run, staging_folder
+from trivet.merge.executor import (
+    SHARD_BYTES,
+    STATE,
+    Done,
+    Merge,
+    Outcome,
+    only_writer,
+    prepare,
+    run,
+    staging_folder,
+)
 from trivet.merge.layers import with_layers
 from trivet.merge.recipe import Recipe, parse_recipe
 from trivet.merge.report import JSON_FILE, MergeReport, TensorReport
@@ -69,14 +79,17 @@ def merge_checkpoints(
     try:
         if is_done(out, prepared):
             return Merged(out, None)
-        staging = staging_folder(out)
-        outcome = run(prepared, staging, threads=threads, on_bytes=on_bytes)
-        report = _finish(prepared, outcome, text)
-        try:
-            staging.rename(out)
-        except OSError as error:
-            raise StoreError(f"cannot write: {error.strerror or error}", where=str(out)) from error
-        return Merged(out, report)
+        with only_writer(out):
+            if is_done(out, prepared):  # by the one that wrote until now
+                return Merged(out, None)
+            staging = staging_folder(out)
+            outcome = run(prepared, staging, threads=threads, on_bytes=on_bytes)
+            report = _finish(prepared, outcome, text)
+            try:
+                staging.rename(out)
+            except OSError as error:
+                raise StoreError(f"cannot write: {error.strerror or error}", where=str(out)) from error
+            return Merged(out, report)
     finally:
         prepared.sources.close()
 
@@ -187,7 +200,7 @@ def _report(merge: Merge, outcome: Outcome, text: str) -> MergeReport:
         recipe_text=text,
         method=recipe.method,
         base=recipe.base_model,
-        experts=[name for name in names if name != recipe.base_model],
+        experts=_experts(merge),
         models=merge.identities,
         output_dtype=", ".join(types),
         seconds=outcome.seconds,
@@ -201,6 +214,12 @@ def _report(merge: Merge, outcome: Outcome, text: str) -> MergeReport:
     )
 
 
+def _experts(merge: Merge) -> list[str]:
+    """Every model that is merged as an expert of some tensor, in the recipe's order."""
+    used = {part.source.name for output in merge.layout.outputs for part in output.experts}
+    return [name for name in merge.recipe.model_names() if name in used]
+
+
 def _tensor(method: str, done: Done) -> TensorReport:
     entry, notes = done.output.entry, done.notes
     numbers = done.sums.finish() if done.sums is not None else None
@@ -211,7 +230,8 @@ def _tensor(method: str, done: Done) -> TensorReport:
         shape=entry.shape,
         method=method if entry.floating else "copied",
         elements=elements,
-        density=notes.get("density") or (numbers.nonzero if numbers else None),
+        experts=[part.source.name for part in done.output.experts],
+        density=notes.get("density"),
         ranks=notes.get("ranks"),
         cosines=numbers.cosines if numbers else None,
         conflicts=numbers.conflicts if numbers else None,

@@ -1,21 +1,19 @@
 """What a merge will cost, before it starts: bytes, memory, and the time of a trial on this machine."""
 
 import time
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
 
 import torch
 
-from trivet.merge._group import BLOCK_ELEMENTS, MemoryGroup
-from trivet.merge.executor import Merge, bytes_of
+from trivet.merge._group import MemoryGroup
+from trivet.merge.executor import Merge, bytes_of, workers_for
 from trivet.merge.layout import Output, config_class
-from trivet.merge.stream import KEPT_BYTES
+from trivet.merge.stream import KEPT_BYTES, memory_of_one
 
 _TRIAL_ROWS, _TRIAL_COLUMNS = 256, 1024
 _TRIAL_READ = 64 * 2**20
-_COPIES = 8  # float32 copies of a block, for each expert, that arithmetic makes in passing
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Cost:
 def estimate(merge: Merge, *, threads: int | None = None) -> Cost:
     """Settle what can be counted and try what cannot."""
     outputs = merge.layout.outputs
-    workers = threads or torch.get_num_threads()
+    workers = threads or workers_for(merge.layout)
     config = config_class(merge.layout.method)
     passes = config.passes
     once = [output for output in outputs if passes == 1 or _kept(output)]
@@ -56,23 +54,13 @@ def estimate(merge: Merge, *, threads: int | None = None) -> Cost:
         files=len(merge.shards),
         bytes_read=read,
         bytes_written=written,
-        memory_bytes=workers * _memory_of_one(outputs, whole=config.whole),
+        memory_bytes=workers * memory_of_one(outputs, whole=config.whole),
         seconds=busy + (read + written) * _seconds_per_byte(merge),
     )
 
 
 def _kept(output: Output) -> bool:
     return 4 * prod(output.entry.shape) * (2 * len(output.experts) + 1) <= KEPT_BYTES
-
-
-def _memory_of_one(outputs: Iterable[Output], *, whole: bool) -> int:
-    """Bytes that one thread holds at most."""
-    experts = max((len(output.experts) for output in outputs), default=1)
-    block = 4 * BLOCK_ELEMENTS * _COPIES * (experts + 1)
-    if not whole:
-        return block + KEPT_BYTES
-    matrices = [prod(output.entry.shape) for output in outputs if len(output.entry.shape) == 2]
-    return block + 4 * max(matrices, default=0) * (3 * experts + 2)
 
 
 def _seconds_per_element(merge: Merge) -> float:

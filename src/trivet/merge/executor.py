@@ -5,15 +5,19 @@ last step, so what stands under its name is a finished checkpoint. Killed at any
 goes on with the first shard that is not finished.
 """
 
+import fcntl
+import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from trivet._files import canonical_json, sha256_text, write_json
@@ -22,10 +26,11 @@ from trivet.merge._group import Merged, TensorGroup
 from trivet.merge.diagnostics import Sums, diagnose
 from trivet.merge.groups import Groups, common_values
 from trivet.merge.layers import VOCABULARY
-from trivet.merge.layout import Layout, Output, output_dtype, plan_layout
+from trivet.merge.layout import Layout, Output, config_class, output_dtype, plan_layout
 from trivet.merge.recipe import Recipe
 from trivet.merge.shards import Planned, Shard, ShardWriter, plan_shards, write_index
 from trivet.merge.sources import Sources
+from trivet.merge.stream import memory_of_one
 from trivet.merge.tokenizer import build_vocabulary, same_vocabulary
 from trivet.merge.vocabulary import Vocabulary
 from trivet.merge.weights import read_json
@@ -52,9 +57,13 @@ class Merge:
     def address(self) -> str:
         """SHA-256 of all that determines the output."""
         content = self.recipe.model_dump(mode="json", by_alias=True)
-        shards = [shard.file for shard in self.shards]
+        shards = [
+            [shard.file, [[tensor.name, str(tensor.dtype), tensor.shape] for tensor in shard.tensors]]
+            for shard in self.shards
+        ]
         method = [self.layout.method.name, self.layout.method.version]
-        return sha256_text(canonical_json([_FORMAT, method, content, self.identities, shards]))
+        inputs = [self.identities, self.chat_template]
+        return sha256_text(canonical_json([_FORMAT, method, content, inputs, shards]))
 
 
 @dataclass
@@ -142,7 +151,8 @@ def run(
     """Write the weights of the output to ``staging``; finished shards of an equal merge are kept.
 
     Args:
-        threads: tensors under way at once; by default one for each of torch's threads.
+        threads: tensors under way at once; by default one for each of torch's threads, or fewer where their
+            matrices would not fit half of the memory that is free.
         on_bytes: called with the bytes written so far, from any thread.
 
     Raises:
@@ -152,7 +162,7 @@ def run(
     started = time.perf_counter()
     _open_staging(staging, merge.address)
     outcome = Outcome(staging, 0.0, 0, 0)
-    whole = threads or torch.get_num_threads()
+    whole = threads or workers_for(merge.layout)
     work = _Work(merge, outcome, on_bytes)
     with _one_thread_each(whole):
         for shard in merge.shards:
@@ -170,6 +180,42 @@ def run(
 def staging_folder(target: Path) -> Path:
     """Where a merge is made before it moves to ``target``."""
     return target.parent / f".{target.name}.merging"
+
+
+@contextmanager
+def only_writer(target: Path) -> Iterator[None]:
+    """Within the block, no other process makes a merge for ``target``.
+
+    Raises:
+        MergeError: another one does.
+        StoreError: the folder that it would lie in cannot be written.
+    """
+    path = staging_folder(target).with_name(f".{target.name}.merging.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise StoreError(f"cannot write: {error.strerror or error}", where=str(path)) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise MergeError(
+                "another merge is writing it", where=str(target), hint="wait for it, or choose another folder"
+            ) from None
+        yield
+        path.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
+def workers_for(layout: Layout) -> int:
+    """How many tensors are merged at once: one for each thread, as far as half of the free memory goes."""
+    threads = torch.get_num_threads()
+    if not config_class(layout.method).whole:
+        return threads
+    room = psutil.virtual_memory().available // 2
+    return int(max(1, min(threads, room // max(1, memory_of_one(layout.outputs, whole=True)))))
 
 
 def _open_staging(staging: Path, address: str) -> None:
@@ -210,6 +256,7 @@ class _Work:
         self._outcome = outcome
         self._on_bytes = on_bytes
         self._lock = threading.Lock()
+        self._stopping = threading.Event()
         self._groups = Groups(merge)
         self._dtypes = {tensor.name: tensor.dtype for shard in merge.shards for tensor in shard.tensors}
 
@@ -221,11 +268,14 @@ class _Work:
             threads, "trivet-merge", initializer=torch.set_num_threads, initargs=(1,)
         ) as pool:
             futures = [pool.submit(self._tensor, output, writer) for output in outputs]
-            done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
-            for future in waiting:
-                future.cancel()
-            for future in done:
-                future.result()
+            try:
+                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+            except BaseException:  # Ctrl-C too: what is under way ends at its next block
+                self._stopping.set()
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
 
     def _tensor(self, output: Output, writer: ShardWriter) -> None:
         if not output.entry.floating:
@@ -241,17 +291,23 @@ class _Work:
         self, group: TensorGroup, merged: Merged, writer: ShardWriter, dtype: torch.dtype
     ) -> Sums | None:
         sums: Sums | None = None
+        unsound = 0
         step = max(1, group.elements // DIAGNOSED)
         for block in group.blocks():
+            if self._stopping.is_set():
+                raise CancelledError
             values = merged(block).to(dtype)
             writer.write(group.name, block.first, values)
             self._count(values.nbytes)
+            unsound += 0 if bool(torch.isfinite(values).all()) else int((~torch.isfinite(values)).sum())
             first = -block.row % step
             if group.has_base and first < block.rows:
                 assert block.base is not None
                 rows = slice(first, None, step)
                 found = diagnose([delta[rows] for delta in block.deltas], block.base[rows])
                 sums = found if sums is None else sums + found
+        if unsound:
+            group.warn(f"{unsound} merged numbers are infinite or not a number")
         return sums
 
     def _copy(self, output: Output, writer: ShardWriter) -> None:

@@ -32,7 +32,7 @@ class Groups:
 
     def _group(self, output: Output) -> TensorGroup:
         vocabulary = self._merge.vocabulary
-        if vocabulary is None or not VOCABULARY.search(output.name):
+        if vocabulary is None or not VOCABULARY.search(output.name) or _unchanged(output, vocabulary):
             return StreamGroup(output, seed=self._merge.recipe.seed)
         return self._vocabulary_group(output, vocabulary)
 
@@ -55,6 +55,18 @@ class Groups:
         for output in self._merge.layout.outputs:
             if output.entry.floating:
                 yield self._group(output)
+
+
+def _unchanged(output: Output, vocabulary: Vocabulary) -> bool:
+    """Whether the new vocabulary has the rows of every model as they are, which need not be gathered then."""
+    same_size = all(part.entry.shape[0] == vocabulary.size for part in output.parts)
+    places = torch.arange(vocabulary.size)
+    return (
+        same_size
+        and not bool(vocabulary.fill.forced.any())
+        and not bool(vocabulary.padding.any())
+        and all(torch.equal(rows, places) for rows in vocabulary.rows)
+    )
 
 
 def common_values(output: Output) -> torch.Tensor:

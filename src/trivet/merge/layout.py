@@ -11,7 +11,7 @@ from trivet.catalogue import Method, find
 from trivet.errors import ConfigError, MergeError
 from trivet.merge import parameters
 from trivet.merge._settings import MergeConfig, fields_of, is_per_expert
-from trivet.merge.layers import LayerName, comes_first, count_layers, layer_of
+from trivet.merge.layers import VOCABULARY, LayerName, comes_first, count_layers, layer_of
 from trivet.merge.recipe import Module, Recipe, Slice, SliceSource
 from trivet.merge.sources import Source, Sources
 from trivet.merge.weights import Entry, same_shape
@@ -74,6 +74,13 @@ class _Planner:
         self.notes: dict[str, None] = {}
         self.layers: dict[str, dict[int, list[LayerName]]] = {}
         self.models = [sources.open(name) for name in recipe.model_names()]
+        for source in self.models:
+            if source.weights.config.get("quantization_config"):
+                raise MergeError(
+                    "holds quantised weights, which cannot be averaged",
+                    where=source.name,
+                    hint="dequantise it first: load it with transformers and save_pretrained() in bfloat16",
+                )
         self.donor = self.models[0]
 
     def plan(self) -> Layout:
@@ -154,7 +161,8 @@ class _Planner:
         given = any(
             key in scope for scope in shared for key, field in self.fields.items() if is_per_expert(field)
         )
-        if takes_base and base is not None and base not in experts and given:
+        joins = self.kind.base_joins and self.recipe.module.models is not None
+        if joins and base is not None and base not in experts and given:
             experts.append(base)
             scopes.append(shared)
         if not experts:
@@ -168,6 +176,8 @@ class _Planner:
 
     def _part(self, model: str, tensor: str) -> Part:
         source = self.sources.open(model)
+        if source.entry(tensor) is None and tensor.startswith("lm_head.") and source.weights.tied:
+            tensor = self._embedding_of(source)  # its output layer is its embedding
         if source.entry(tensor) is None:
             raise MergeError(
                 f"lacks the tensor {tensor}",
@@ -221,8 +231,19 @@ class _Planner:
                 )
             self.notes[f"the parameter {key!r} has no effect on {self.recipe.merge_method}"] = None
 
+    def _embedding_of(self, source: Source) -> str:
+        names = [name for name in source.weights.entries if VOCABULARY.search(name) and comes_first(name)]
+        return names[0] if names else "lm_head.weight"
+
     def _nothing_left_out(self) -> None:
         for source in self.models:
+            own_output = any(name.startswith("lm_head.") for name in source.weights.entries)
+            if self.donor.weights.tied and not source.weights.tied and own_output:
+                raise MergeError(
+                    "has an output layer of its own, and that of the base is its embedding",
+                    where=source.name,
+                    hint=f"{self.donor.name} ties them (tie_word_embeddings); merge models that agree in it",
+                )
             extra = sorted(set(source.weights.entries) - set(self.donor.weights.entries))
             extra = [name for name in extra if layer_of(name) is None and not self._skipped(name)]
             if extra:

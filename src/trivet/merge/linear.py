@@ -29,6 +29,7 @@ class Config(MergeConfig):
     """Weights of the models."""
 
     base_is_input: ClassVar[bool] = True
+    base_joins: ClassVar[bool] = True
 
     weight: Weight = Field(1.0, description="weight of each model")
     normalize: bool = Field(True, description="divide by the sum of the weights")

@@ -24,12 +24,14 @@ def merge_tensors(
     """Merge tensors of one shape.
 
     Args:
-        method: a method of the room ``merge``, such as ``ties``. experts: the models' tensors, any floating
-        type. base: the base's tensor, for methods that work on task vectors. seed: of methods that draw.
+        method: a method of the room ``merge``, such as ``ties``.
+        experts: the models' tensors, any floating type.
+        base: the base's tensor, for methods that work on task vectors.
+        seed: of methods that draw.
         name: of the tensor; some methods treat embeddings apart, and random draws depend on it.
-        block_elements: how much is worked on at a time; the result does not depend on it. settings: the
-        method's own, as in a recipe (``lambda`` as ``lambda_``); a sequence has a value for each
-            expert.
+        block_elements: how much is worked on at a time; the result does not depend on it.
+        settings: the method's own, as in a recipe (``lambda`` as ``lambda_``); a sequence has a value for
+            each expert.
 
     Returns:
         The merged tensor, float32, in the experts' shape.

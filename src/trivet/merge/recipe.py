@@ -24,9 +24,9 @@ Arithmetic is always in float32 and rounds once, to ``out_dtype`` (or ``dtype``,
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from trivet._validation import Config, did_you_mean, read_yaml, validate
 from trivet.catalogue import names
@@ -43,7 +43,8 @@ ALIASES = {
 """Other names of methods, as papers or users call them."""
 
 FloatType = Literal["float32", "float16", "bfloat16", "float64"]
-Parameters = dict[str, Any]
+Parameters = Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value is None else value)]
+"""Settings by name; a key with nothing under it, as many published recipes have it, holds none."""
 
 
 class SliceSource(Config):

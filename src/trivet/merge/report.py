@@ -25,7 +25,9 @@ class TensorReport:
     vectors; ``cosines`` [experts, experts] and ``conflicts`` (share of places where two non-zero ones
     disagree in sign) are of the task vectors, ``relative_norms`` their norms over the base's. ``condition``
     is the smallest singular value of the experts' joined singular vectors. ``settings`` are the method's, as
-    they held for this tensor. ``sampled`` is how many elements the diagnostics looked at; ``None`` for all.
+    they held for this tensor.
+    ``sampled`` is how many elements the diagnostics looked at; ``None`` for all. ``experts`` names the models
+    that the lists are about; empty where they are those of the merge in its order.
     """
 
     name: str
@@ -41,6 +43,7 @@ class TensorReport:
     settings: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     sampled: int | None = None
+    experts: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -87,21 +90,36 @@ class Summary:
 
 def summarise(report: MergeReport) -> Summary:
     """The merge in a few numbers."""
-    experts, tensors = range(len(report.experts)), report.tensors
+    tensors, names = report.tensors, report.experts
+    places = [[_place(tensor.experts or names, name) for name in names] for tensor in tensors]
 
     def each(of_tensors: Sequence[Sequence[float | None] | None]) -> list[float | None]:
-        """The mean for each expert of what the tensors have for each expert."""
-        return [weighted_mean(tensors, [_at(values, expert) for values in of_tensors]) for expert in experts]
+        """The mean for each expert of what the tensors have for it."""
+        return [
+            weighted_mean(
+                tensors, [_at(values, own[expert]) for values, own in zip(of_tensors, places, strict=True)]
+            )
+            for expert in range(len(names))
+        ]
 
+    rows = [
+        each([_at(tensor.cosines, own[row]) for tensor, own in zip(tensors, places, strict=True)])
+        for row in range(len(names))
+    ]
     return Summary(
         len(tensors),
         sum(tensor.elements for tensor in tensors),
         _unless_empty(each([tensor.density for tensor in tensors])),
-        _unless_empty([each([_at(tensor.cosines, row) for tensor in tensors]) for row in experts]),
+        _unless_empty(rows),
         weighted_mean(tensors, [tensor.conflicts for tensor in tensors]),
         _unless_empty(each([tensor.relative_norms for tensor in tensors])),
         len(report.warnings) + sum(len(tensor.warnings) for tensor in tensors),
     )
+
+
+def _place(names: Sequence[str], name: str) -> int | None:
+    """Where an expert stands among a tensor's."""
+    return names.index(name) if name in names else None
 
 
 def weighted_mean(tensors: Sequence[TensorReport], values: Sequence[float | None]) -> float | None:
@@ -139,9 +157,9 @@ def write_json(report: MergeReport, folder: Path) -> Path:
     return path
 
 
-def _at(values: Any, place: int) -> Any:
+def _at(values: Any, place: int | None) -> Any:
     """``values[place]`` where there is one."""
-    return values[place] if values is not None and place < len(values) else None
+    return values[place] if values is not None and place is not None and place < len(values) else None
 
 
 def _unless_empty(values: list[Entry]) -> list[Entry] | None:

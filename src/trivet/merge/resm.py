@@ -138,7 +138,7 @@ def wanted_ranks(config: Config, tensor: TensorGroup, deltas: Sequence[torch.Ten
     """r_t by density, before the rank of D_t and their sum bound it. The densities go into the notes."""
     share = min(tensor.rows, tensor.columns) / tensor.count
     found = [density(delta, config.tau) for delta in deltas]
-    tensor.notes["density"] = found
+    tensor.notes["layer_density"] = found
     key = f"resm density tau={config.tau} exclude={config.exclude}"
     averages = tensor.model().once(key, lambda: mean_densities(config, tensor.model().groups()))
     return [

@@ -31,6 +31,7 @@ class Config(MergeConfig):
     """The preference."""
 
     base_is_input: ClassVar[bool] = True
+    base_joins: ClassVar[bool] = True
 
     weight: Fraction | None = Field(None, description="preference for each model; by default all equal")
 

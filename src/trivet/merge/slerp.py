@@ -74,4 +74,5 @@ def _cosine(tensor: TensorGroup) -> float:
         base_square += float(base @ base)
         other_square += float(other @ other)
     norms = math.sqrt(base_square) * math.sqrt(other_square)
-    return 1.0 if norms == 0 else max(-1.0, min(1.0, product / norms))
+    # A tensor of zeros has no direction; as in mergekit it counts as orthogonal.
+    return 0.0 if norms == 0 else max(-1.0, min(1.0, product / norms))

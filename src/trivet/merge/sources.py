@@ -12,6 +12,8 @@ from trivet.merge.weights import Entry, Weights
 from trivet.models.cache import remembered_sha256
 from trivet.models.names import resolve_model
 
+_SETTINGS = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "*.jinja")
+
 
 @dataclass(frozen=True)
 class Source:
@@ -28,8 +30,9 @@ class Source:
 
     @property
     def identity(self) -> str:
-        """SHA-256 of everything that its tensors depend on."""
-        digests = {file.name: remembered_sha256(file) for file in self.weights.files}
+        """SHA-256 of its weights, configuration and tokenizer, and of the adapter's files."""
+        settings = [file for pattern in _SETTINGS for file in self.folder.glob(pattern)]
+        digests = {file.name: remembered_sha256(file) for file in (*self.weights.files, *settings)}
         if self.adapter is not None:
             files = (self.adapter.folder / CONFIG, self.adapter.folder / FILE)
             digests |= {f"adapter/{file.name}": remembered_sha256(file) for file in files}

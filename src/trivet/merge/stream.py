@@ -1,6 +1,7 @@
 """A tensor of an output whose rows are read from the models' files as a method asks for them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from math import prod
 
 import torch
 
@@ -10,6 +11,7 @@ from trivet.merge.layout import Output, Part
 # A tensor whose blocks of all models, and their task vectors, fit in this is read once however often a method
 # looks at it; a larger one is read again for each look, so that memory does not grow with the model.
 KEPT_BYTES = 48 * 2**20
+_COPIES = 8  # float32 copies of a block, for each expert, that arithmetic makes in passing
 
 
 class StreamGroup(TensorGroup):
@@ -70,3 +72,13 @@ class StreamGroup(TensorGroup):
         part = self._output.experts[expert]
         adapter = part.source.adapter
         return adapter.factors(part.tensor) if adapter is not None and self._on_base(part) else None
+
+
+def memory_of_one(outputs: Sequence[Output], *, whole: bool) -> int:
+    """Bytes that a thread holds at most while it merges one tensor."""
+    experts = max((len(output.experts) for output in outputs), default=1)
+    block = 4 * BLOCK_ELEMENTS * _COPIES * (experts + 1)
+    if not whole:
+        return block + KEPT_BYTES
+    matrices = [prod(output.entry.shape) for output in outputs if len(output.entry.shape) == 2]
+    return block + 4 * max(matrices, default=0) * (3 * experts + 2)

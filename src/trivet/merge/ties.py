@@ -23,10 +23,11 @@ import torch
 from pydantic import Field
 
 from trivet.catalogue import method
+from trivet.merge._drop import TrimRescaleSetting
 from trivet.merge._group import Block, Merged, TensorGroup
 from trivet.merge._settings import Fraction, TaskVectorConfig, each
 from trivet.merge._task_vectors import add_to_base, elected_sum
-from trivet.merge._trim import Trimmer, model_trimmers, tensor_trimmers
+from trivet.merge._trim import Kept, Trimmer, model_trimmers, tensor_trimmers
 
 
 class Config(TaskVectorConfig):
@@ -36,6 +37,9 @@ class Config(TaskVectorConfig):
 
     normalize: bool = Field(True, description="the mean of what agrees, not its sum")
     density: Fraction = Field(1.0, description="share of each task vector that is kept (paper: 0.2)")
+    rescale: TrimRescaleSetting = Field(
+        "none", description="l1 restores the sum of magnitudes after trimming (mergekit's rescale: true)"
+    )
     trim_scope: Literal["tensor", "model"] = Field(
         "tensor", description="whether the share is of each tensor or of the whole model"
     )
@@ -59,9 +63,12 @@ def merge(config: Config, tensor: TensorGroup) -> Merged:
         tensor.notes["density"] = [band.density for band in bands]
         trimmers = bands
 
+    kept = Kept(tensor, trimmers, config.rescale)
+
     def block(rows: Block) -> torch.Tensor:
         assert rows.base is not None
-        kept = [trimmers[place].trim(delta) for place, delta in enumerate(rows.deltas)]
-        return add_to_base(rows.base, elected_sum(kept, weights, normalize=config.normalize), config)
+        return add_to_base(
+            rows.base, elected_sum(kept.deltas(rows), weights, normalize=config.normalize), config
+        )
 
     return block

@@ -114,6 +114,7 @@ def merge(config: Config, tensor: TensorGroup) -> Merged:
             "a task vector holds an infinity or a NaN", where=tensor.name, hint="check the experts' weights"
         )
     if before == 0:  # no task vector, or none that another one meets: their sum is the minimum
+        tensor.notes["interference"] = [0.0, 0.0]
         return added(total(matrices).dense(), 1.0)
     merged = descend(matrices, roots, config.steps, config.learning_rate)
     tensor.notes["interference"] = [before, interference(merged, matrices, roots)]

@@ -72,6 +72,12 @@ def search_merge(path: Path, store: Path, *, console: Console, show: bool = True
     candidates = open_candidates(recipe, folder=folder, where=where)
     try:
         check_grid(spec, len(candidates.experts), str(path))
+        if spec.over.weight.trials is not None and recipe.method == "rewarded_soup":
+            raise ConfigError(
+                "over.weight.trials: TPE's weights do not sum to 1, as those of rewarded_soup must",
+                where=str(path),
+                hint="search a grid, or use merge_method: linear, which divides by their sum",
+            )
         study = _open_study(spec, path)
         opened = Store(store)
         with opened.driver(), StudyProgress(console, 1, show=show) as progress:
