@@ -15,7 +15,7 @@ from trivet.judges.head import HeadJudge, HeadWarning, write_head
 from trivet.judges.head_fit import FitConfig, FittedHead, fit_head, prompts_of
 from trivet.judges.hidden_states import StateCache, answer_states
 from trivet.judges.material import preference_pairs
-from trivet.models.engines import get_engine
+from trivet.models.engines import close_engines, get_engine
 from trivet.models.operations import Chat
 
 
@@ -169,3 +169,10 @@ def test_the_same_command_fits_a_helpfulness_head(
     found = fit_head(rows, config, cache=tmp_path)
     assert found.pairs + found.left_out == 40 and found.pairs >= 20
     assert 0 <= found.cross_validated <= 1 and np.isfinite(found.weights).all()
+
+
+def test_a_head_goes_on_after_the_engines_were_closed(head: Path, fitted: FittedHead) -> None:
+    judge = HeadJudge(head, model=fitted.config.model)
+    first = judge.score([chat("Question?", "An answer")])
+    close_engines()
+    assert judge.score([chat("Question?", "An answer")])[0].value == pytest.approx(first[0].value, abs=1e-4)

@@ -82,7 +82,7 @@ class HeadJudge:
         self._quality: dict[str, Any] = header.fields.get("quality", {})
         self._device = device
         self._lock = threading.Lock()
-        self._engine: Engine | None = None
+        self._compared = False
 
     @functools.cached_property
     def identity(self) -> str:
@@ -123,18 +123,18 @@ class HeadJudge:
         return verdicts
 
     def _loaded(self) -> Engine:
+        """The shared engine; asked for each time, since shared engines may have been closed meanwhile."""
         with self._lock:
-            if self._engine is None:
-                engine = get_engine(self.model, device=self._device)
-                if resolve_model(self.model).identity != self._fitted_on:
-                    warnings.warn(
-                        f"the head {self.name!r} was fitted on other weights than those of {self.model!r} "
-                        "here; its measured accuracy does not hold for them",
-                        HeadWarning,
-                        stacklevel=4,
-                    )
-                self._engine = engine
-            return self._engine
+            engine = get_engine(self.model, device=self._device)
+            if not self._compared and resolve_model(self.model).identity != self._fitted_on:
+                warnings.warn(
+                    f"the head {self.name!r} was fitted on other weights than those of {self.model!r} "
+                    "here; its measured accuracy does not hold for them",
+                    HeadWarning,
+                    stacklevel=4,
+                )
+            self._compared = True
+            return engine
 
 
 def _verdict(value: float) -> Verdict:
