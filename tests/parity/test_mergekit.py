@@ -27,8 +27,6 @@ EXACT: list[tuple[str, dict[str, Any]]] = [
     ("ties", {"weight": [0.5, 0.3, 0.7], "density": 1.0}),
     ("ties", {"weight": [0.5, 0.3, 0.7], "density": [0.2, 0.5, 0.9], "lambda": 1.3}),
     ("ties", {"weight": 1.0, "density": 0.3, "normalize": False}),
-    ("ties", {"weight": [0.5, 0.3, 0.7], "density": 0.3, "rescale": True}),
-    ("breadcrumbs", {"weight": 0.5, "density": 0.4, "gamma": 0.1, "rescale": True}),
     ("breadcrumbs", {"weight": [0.5, 0.3, 0.7], "density": 0.5, "gamma": 0.1}),
     ("breadcrumbs_ties", {"weight": 0.5, "density": 0.6, "gamma": 0.02}),
 ]
@@ -66,6 +64,21 @@ def test_the_same_tensor_within_one_unit_in_the_last_place(method, settings, sha
         ours, peer = merge_tensors(method, experts, base, **renamed), theirs(method, experts, base, settings)
     scale = torch.stack([base, *experts, ours]).abs().amax(0)
     assert steps_apart(ours, peer, scale) <= 1
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("ties", {"weight": [0.5, 0.3, 0.7], "density": 0.3, "rescale": True}),
+        ("breadcrumbs", {"weight": 0.5, "density": 0.4, "gamma": 0.1, "rescale": True}),
+    ],
+)
+def test_rescaled_tensors_agree_up_to_the_rounding_of_the_sums(method, settings, shape):
+    """mergekit sums the magnitudes in float32, and its factor is off in the last places; ours in float64."""
+    base, experts = models(shape)
+    ours, peer = merge_tensors(method, experts, base, **settings), theirs(method, experts, base, settings)
+    torch.testing.assert_close(ours, peer, rtol=2e-6, atol=2e-6)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
