@@ -18,9 +18,9 @@ def test_bytes_are_those_of_the_merge(write_recipe, tmp_path):
 
 
 def test_methods_that_look_more_often_read_more_of_what_is_not_kept(write_recipe, monkeypatch):
-    from trivet.merge import cost
+    from trivet.merge import stream
 
-    monkeypatch.setattr(cost, "KEPT_BYTES", 0)
+    monkeypatch.setattr(stream, "KEPT_BYTES", 0)
     read = {}
     for method in ("task_arithmetic", "ties"):
         merge, _ = open_merge(write_recipe(merge_method=method))

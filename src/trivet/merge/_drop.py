@@ -12,9 +12,9 @@ import torch
 from pydantic import BeforeValidator
 
 from trivet.merge._group import Block, TensorGroup
+from trivet.merge._rescale import l1_factors
 
 Rescale = Literal["l1", "inverse_keep_prob", "none"]
-_NOTHING = 1e-7
 _KEPT_MASKS = 2**22  # elements of all experts up to which masks are kept between two looks
 
 Mask = Callable[[int, Block], torch.Tensor]
@@ -42,15 +42,18 @@ class Dropped:
         if rescale == "l1":
             if group.elements * group.count <= _KEPT_MASKS:
                 self._masks = {}
-            self._factors = self._l1(group)
+            self._factors = l1_factors(group, self._kept)
 
     def deltas(self, block: Block) -> list[torch.Tensor]:
         """What is left of each expert's task vector, rescaled."""
         left = []
-        for expert, delta in enumerate(block.deltas):
-            kept = delta * self._masked(expert, block)
+        for expert in range(len(block.deltas)):
+            kept = self._kept(expert, block)
             left.append(kept.mul_(self._factors[expert]) if self._factors[expert] != 1 else kept)
         return left
+
+    def _kept(self, expert: int, block: Block) -> torch.Tensor:
+        return block.deltas[expert] * self._masked(expert, block)
 
     def _masked(self, expert: int, block: Block) -> torch.Tensor:
         if self._masks is None:
@@ -59,20 +62,6 @@ class Dropped:
         if key not in self._masks:
             self._masks[key] = self._mask(expert, block)
         return self._masks[key]
-
-    def _l1(self, group: TensorGroup) -> list[float]:
-        before, after = [0.0] * group.count, [0.0] * group.count
-        for block in group.blocks():
-            for expert, delta in enumerate(block.deltas):
-                magnitudes = delta.abs()
-                # In double precision the sums do not depend on how the tensor is cut into blocks.
-                before[expert] += float(magnitudes.sum(dtype=torch.float64))
-                kept = magnitudes.mul_(self._masked(expert, block))
-                after[expert] += float(kept.sum(dtype=torch.float64))
-        return [
-            1.0 if whole < _NOTHING or left < _NOTHING else whole / left
-            for whole, left in zip(before, after, strict=True)
-        ]
 
 
 def bernoulli(group: TensorGroup, densities: Sequence[float], rescale: Rescale) -> Mask:

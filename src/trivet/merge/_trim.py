@@ -8,9 +8,8 @@ import numpy as np
 import torch
 
 from trivet.merge._group import Block, TensorGroup
+from trivet.merge._rescale import l1_factors
 from trivet.merge._select import Threshold, largest
-
-_NOTHING = 1e-7
 
 
 class Band:
@@ -134,26 +133,17 @@ def model_trimmers(group: TensorGroup, densities: Sequence[float]) -> list[AtLea
     return trimmers
 
 
-def l1_factors(group: TensorGroup, trimmers: Sequence[Trimmer]) -> list[float]:
-    """For each expert, what restores its sum of magnitudes after trimming; 1 where nothing is left."""
-    before, after = [0.0] * group.count, [0.0] * group.count
-    fresh = copy.deepcopy(list(trimmers))  # ties are given out once, and the merge comes after this look
-    for block in group.blocks():
-        for expert, delta in enumerate(block.deltas):
-            before[expert] += float(delta.abs().sum(dtype=torch.float64))
-            after[expert] += float(fresh[expert].trim(delta).abs().sum(dtype=torch.float64))
-    return [
-        whole / left if whole > _NOTHING and left > _NOTHING else 1.0
-        for whole, left in zip(before, after, strict=True)
-    ]
-
-
 class Kept:
     """The task vectors of a tensor after trimming, rescaled where that is asked for."""
 
     def __init__(self, group: TensorGroup, trimmers: Sequence[Trimmer], rescale: str) -> None:
         self._trimmers = trimmers
-        self._factors = l1_factors(group, trimmers) if rescale == "l1" else [1.0] * group.count
+        self._factors = [1.0] * group.count
+        if rescale == "l1":
+            fresh = copy.deepcopy(
+                list(trimmers)
+            )  # ties are given out once, and the merge comes after this look
+            self._factors = l1_factors(group, lambda expert, block: fresh[expert].trim(block.deltas[expert]))
 
     def deltas(self, block: Block) -> list[torch.Tensor]:
         """What is left of each expert's task vector."""

@@ -9,8 +9,8 @@ import torch
 
 from trivet.merge._group import MemoryGroup
 from trivet.merge.executor import Merge, bytes_of, workers_for
-from trivet.merge.layout import Output, config_class
-from trivet.merge.stream import KEPT_BYTES, memory_of_one
+from trivet.merge.layout import config_class
+from trivet.merge.stream import fits, memory_of_one
 
 _TRIAL_ROWS, _TRIAL_COLUMNS = 256, 1024
 _TRIAL_READ = 64 * 2**20
@@ -42,8 +42,8 @@ def estimate(merge: Merge, *, threads: int | None = None) -> Cost:
     workers = threads or workers_for(merge.layout)
     config = config_class(merge.layout.method)
     passes = config.passes
-    once = [output for output in outputs if passes == 1 or _kept(output)]
-    again = [output for output in outputs if not (passes == 1 or _kept(output))]
+    once = [output for output in outputs if passes == 1 or fits(output)]
+    again = [output for output in outputs if not (passes == 1 or fits(output))]
     read = bytes_of(once) + passes * bytes_of(again)
     written = sum(shard.bytes for shard in merge.shards)
     busy = _seconds_per_element(merge) * sum(prod(output.entry.shape) for output in outputs) / workers
@@ -57,10 +57,6 @@ def estimate(merge: Merge, *, threads: int | None = None) -> Cost:
         memory_bytes=workers * memory_of_one(outputs, whole=config.whole),
         seconds=busy + (read + written) * _seconds_per_byte(merge),
     )
-
-
-def _kept(output: Output) -> bool:
-    return 4 * prod(output.entry.shape) * (2 * len(output.experts) + 1) <= KEPT_BYTES
 
 
 def _seconds_per_element(merge: Merge) -> float:

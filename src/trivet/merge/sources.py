@@ -10,9 +10,7 @@ from trivet.errors import MergeError
 from trivet.merge.adapters import CONFIG, FILE, Adapter, is_adapter
 from trivet.merge.weights import Entry, Weights
 from trivet.models.cache import remembered_sha256
-from trivet.models.names import resolve_model
-
-_SETTINGS = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "*.jinja")
+from trivet.models.names import ModelReference, resolve_model
 
 
 @dataclass(frozen=True)
@@ -31,12 +29,11 @@ class Source:
     @property
     def identity(self) -> str:
         """SHA-256 of its weights, configuration and tokenizer, and of the adapter's files."""
-        settings = [file for pattern in _SETTINGS for file in self.folder.glob(pattern)]
-        digests = {file.name: remembered_sha256(file) for file in (*self.weights.files, *settings)}
-        if self.adapter is not None:
-            files = (self.adapter.folder / CONFIG, self.adapter.folder / FILE)
-            digests |= {f"adapter/{file.name}": remembered_sha256(file) for file in files}
-        return sha256_text(canonical_json(digests))
+        whole = ModelReference(self.name, "folder", self.folder).identity
+        if self.adapter is None:
+            return whole
+        files = (self.adapter.folder / CONFIG, self.adapter.folder / FILE)
+        return sha256_text(canonical_json([whole, *(remembered_sha256(file) for file in files)]))
 
     def entry(self, name: str) -> Entry | None:
         """Type and shape of a tensor; ``None`` where it has none of that name."""

@@ -21,7 +21,7 @@ class StreamGroup(TensorGroup):
         super().__init__(output.name, output.entry.shape, len(output.experts), seed, block_elements)
         self._output = output
         self._kept: list[Block] | None = None
-        self._keep = output.config.passes > 1 and 4 * self.elements * (2 * self.count + 1) <= KEPT_BYTES
+        self._keep = output.config.passes > 1 and fits(output)
 
     @property
     def has_base(self) -> bool:
@@ -72,6 +72,11 @@ class StreamGroup(TensorGroup):
         part = self._output.experts[expert]
         adapter = part.source.adapter
         return adapter.factors(part.tensor) if adapter is not None and self._on_base(part) else None
+
+
+def fits(output: Output) -> bool:
+    """Whether a tensor is read once however often a method looks at it."""
+    return 4 * prod(output.entry.shape) * (2 * len(output.experts) + 1) <= KEPT_BYTES
 
 
 def memory_of_one(outputs: Sequence[Output], *, whole: bool) -> int:

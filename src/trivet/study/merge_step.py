@@ -17,13 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trivet._files import canonical_json, sha256_text, write_json
+from trivet._files import write_json
 from trivet.errors import StoreError
 from trivet.merge.checkpoint import merge_checkpoints
 from trivet.merge.cost import Cost, estimate
 from trivet.merge.executor import Merge, prepare
 from trivet.merge.recipe import Recipe
-from trivet.merge.sources import Source
 from trivet.models.embedded import source_of
 from trivet.models.names import ModelReference
 from trivet.study.address import Description
@@ -137,7 +136,7 @@ def read_merge(spec: StudySpec, system: str, study: Path) -> MergeStep:
         opened = {name: merge.sources.open(name) for name in recipe.model_names()}
         whole = {name: source.folder for name, source in opened.items() if source.adapter is None}
         sources = {name: source_of(folder).get("source") for name, folder in whole.items()}
-        models = {name: _identity(source) for name, source in opened.items()}
+        models = {name: source.identity for name, source in opened.items()}
         rule = recipe.vocabulary
         if rule is not None and rule.source not in (*_RULES, *models):
             models[rule.source] = _folder_identity(merge.sources.folder_of(rule.source))
@@ -186,12 +185,6 @@ def _with_roles(value: Any, roles: Mapping[str, str], key: str = "") -> Any:
         return [_with_roles(entry, roles) for entry in value]
     is_rule = key in ("source", "tokenizer_source") and value in _RULES
     return roles.get(value, value) if key in _NAMING and isinstance(value, str) and not is_rule else value
-
-
-def _identity(source: Source) -> str:
-    """SHA-256 of what of a model can go into the checkpoint: its tensors, configuration and tokenizer."""
-    whole = _folder_identity(source.folder)
-    return whole if source.adapter is None else sha256_text(canonical_json([whole, source.identity]))
 
 
 def _folder_identity(folder: Path) -> str:
