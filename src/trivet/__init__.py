@@ -3,8 +3,6 @@
 Nothing heavy is imported here; ``from trivet.systems import System`` brings the engine with it.
 """
 
-from importlib.metadata import version as _version
-
-__version__ = _version("trivet")
+__version__ = "0.1.0"
 
 __all__ = ["__version__"]

@@ -2,31 +2,38 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from trivet.merge import merge_tensors
-from trivet.merge._drop import columns_by_magnitude
-from trivet.merge._random import uniform
+from trivet.merge._drop import places_by_magnitude
+from trivet.merge._random import bounds, draws
 
 
 def delta_of(method: str, delta: torch.Tensor, **settings) -> torch.Tensor:
     return merge_tensors(method, [delta], torch.zeros_like(delta), weight=1, **settings)
 
 
-def test_numbers_depend_on_the_place_alone():
-    whole = uniform(5, "tensor", 1, 0, 1001)
-    assert torch.equal(
-        torch.cat([uniform(5, "tensor", 1, 0, 7), uniform(5, "tensor", 1, 7, 994)]), whole[:1001]
-    )
-    assert torch.equal(uniform(5, "tensor", 1, 500, 501), whole[500:])
-    for other in (
-        uniform(6, "tensor", 1, 0, 1001),
-        uniform(5, "other", 1, 0, 1001),
-        uniform(5, "tensor", 0, 0, 1001),
-    ):
-        assert not torch.equal(other, whole)
-    assert whole.min() >= 0 and whole.max() < 1
+def test_draws_depend_on_the_place_alone():
+    whole = draws(5, "tensor", 1, 0, 1001)
+    assert whole.shape == (1001,) and whole.dtype == np.uint32
+    parts = [draws(5, "tensor", 1, 0, 7), draws(5, "tensor", 1, 7, 994)]
+    assert np.array_equal(np.concatenate(parts), whole)
+    assert np.array_equal(draws(5, "tensor", 1, 500, 501), whole[500:])
+    for seed, name, expert in ((6, "tensor", 1), (5, "other", 1), (5, "tensor", 0)):
+        assert not np.array_equal(draws(seed, name, expert, 0, 1001), whole)
+
+
+def test_draws_are_uniform():
+    found = draws(1, "tensor", 0, 0, 2**20)
+    counts = np.bincount(found >> 24, minlength=256)
+    statistic = float(((counts - 4096) ** 2 / 4096).sum())
+    assert 255 - 5 * math.sqrt(510) < statistic < 255 + 5 * math.sqrt(510)  # chi-square, 255 degrees
+    for probability in (0.001, 0.3, 0.999):
+        share = float((found < bounds(probability)).mean())
+        assert abs(share - probability) < 5 * math.sqrt(probability * (1 - probability) / len(found))
+    assert bounds(0.0) == 0 and bounds(0.5) == 2**31
 
 
 @pytest.mark.parametrize("method", ["dare_linear", "dare_ties", "della_linear", "della"])
@@ -112,4 +119,4 @@ def test_an_epsilon_that_leaves_the_interval_is_refused():
 
 def test_columns_are_ordered_by_magnitude_then_place():
     values = torch.tensor([[3.0, -1.0, 1.0, 0.0], [-2.0, 2.0, 2.0, -2.0]])
-    assert columns_by_magnitude(values).tolist() == [[3, 1, 2, 0], [0, 1, 2, 3]]
+    assert places_by_magnitude(values).tolist() == [3, 1, 2, 0, 4, 5, 6, 7]

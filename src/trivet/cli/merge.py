@@ -1,6 +1,7 @@
 """``trivet merge``: one checkpoint from several, by a recipe."""
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,7 @@ def run(
         raise click.UsageError("name the folder to make: trivet merge RECIPE OUT")
     from trivet.merge.checkpoint import merge_checkpoints
 
-    with _Progress(show=not as_json) as progress:
+    with _Progress(show=not as_json and sys.stderr.isatty()) as progress:
         made = merge_checkpoints(
             recipe, out, shard_bytes=shard_bytes, threads=threads, on_bytes=progress.written
         )

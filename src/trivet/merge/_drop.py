@@ -8,17 +8,19 @@ sum of magnitudes of the tensor is what it was (``l1``).
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from pydantic import BeforeValidator
 
 from trivet.merge._group import Block, TensorGroup
+from trivet.merge._random import Array, bounds
 from trivet.merge._rescale import l1_factors
 
 Rescale = Literal["l1", "inverse_keep_prob", "none"]
-_KEPT_MASKS = 2**22  # elements of all experts up to which masks are kept between two looks
+_KEPT_MASKS = 2**23  # elements of all experts up to which masks are kept between two looks
 
-Mask = Callable[[int, Block], torch.Tensor]
-"""(expert, block) → what each entry is multiplied with, float32 [rows, columns]; 0 drops it."""
+Mask = Callable[[int, Block], Array]
+"""(expert, block) → what each entry is multiplied with, bool or float32 [rows, columns]; 0 drops it."""
 
 
 def _as_name(value: Any) -> Any:
@@ -37,7 +39,7 @@ class Dropped:
 
     def __init__(self, group: TensorGroup, mask: Mask, rescale: Rescale) -> None:
         self._mask = mask
-        self._masks: dict[tuple[int, int], torch.Tensor] | None = None
+        self._masks: dict[tuple[int, int], Array] | None = None
         self._factors = [1.0] * group.count
         if rescale == "l1":
             if group.elements * group.count <= _KEPT_MASKS:
@@ -53,9 +55,10 @@ class Dropped:
         return left
 
     def _kept(self, expert: int, block: Block) -> torch.Tensor:
-        return block.deltas[expert] * self._masked(expert, block)
+        # numpy multiplies with truth values as they are; torch would make numbers of them first.
+        return torch.from_numpy(np.multiply(block.deltas[expert].numpy(), self._masked(expert, block)))
 
-    def _masked(self, expert: int, block: Block) -> torch.Tensor:
+    def _masked(self, expert: int, block: Block) -> Array:
         if self._masks is None:
             return self._mask(expert, block)
         key = (expert, block.row)
@@ -67,12 +70,13 @@ class Dropped:
 def bernoulli(group: TensorGroup, densities: Sequence[float], rescale: Rescale) -> Mask:
     """Keeps each entry with probability ``densities[expert]`` (DARE, arXiv 2311.03099, section 3)."""
 
-    def mask(expert: int, block: Block) -> torch.Tensor:
+    def mask(expert: int, block: Block) -> Array:
         density = densities[expert]
         if density >= 1:
-            return torch.ones(block.rows, group.columns)
-        kept = (group.uniform(expert, block) < density).to(torch.float32)
-        return kept.div_(density) if rescale == "inverse_keep_prob" and density > 0 else kept
+            return np.ones((block.rows, group.columns), dtype=np.bool_)
+        kept = group.draws(expert, block) < bounds(density)
+        inverse = rescale == "inverse_keep_prob" and density > 0
+        return np.multiply(kept, np.float32(1 / density)) if inverse else kept
 
     return mask
 
@@ -85,34 +89,35 @@ def magnitude_pruned(
     With r = 0 … n−1 the rank of an entry's magnitude in its row (ties by column), the keep probability is
     density − ε + 2 ε r / (n − 1); in a row of one entry it is the density.
     """
-    ranks = torch.arange(group.columns, dtype=torch.float32)
-    share = ranks / (group.columns - 1) if group.columns > 1 else torch.full((1,), 0.5)
+    ranks = np.arange(group.columns)
+    share = ranks / (group.columns - 1) if group.columns > 1 else np.full(1, 0.5)
 
-    def mask(expert: int, block: Block) -> torch.Tensor:
+    def mask(expert: int, block: Block) -> Array:
         density, epsilon = densities[expert], epsilons[expert]
-        if density >= 1:
-            return torch.ones(block.rows, group.columns)
-        if density <= 0:
-            return torch.zeros(block.rows, group.columns)
+        if density >= 1 or density <= 0:
+            return np.full((block.rows, group.columns), density >= 1)
         probabilities = density - epsilon + share * (2 * epsilon)
         # A draw for each rank is as good as one for each place, and saves inverting the order.
-        kept = (group.uniform(expert, block) < probabilities).to(torch.float32)
+        kept: Array = group.draws(expert, block) < bounds(probabilities)
         if rescale == "inverse_keep_prob":
-            kept.div_(probabilities)
-        places = columns_by_magnitude(block.deltas[expert])
-        return torch.empty_like(kept).scatter_(1, places, kept)
+            kept = np.divide(kept, probabilities, dtype=np.float32)
+        placed = np.empty_like(kept)
+        placed.reshape(-1)[places_by_magnitude(block.deltas[expert])] = kept.reshape(-1)
+        return placed
 
     return mask
 
 
-def columns_by_magnitude(values: torch.Tensor) -> torch.Tensor:
-    """The columns of each row in ascending order of magnitude, ties by column; int64 [rows, columns].
+def places_by_magnitude(values: torch.Tensor) -> Array:
+    """The places of each row's elements in ascending order of magnitude, ties by column; row after row.
 
-    Magnitude and column are packed into one integer, since sorting integers is several times faster than
-    finding the order of floats.
+    Places count from the first element of the matrix; int64 [rows · columns]. Magnitude and place are packed
+    into one integer, since sorting integers is several times faster than finding the order of floats.
     """
-    bits = values.contiguous().view(torch.int32) & 0x7FFFFFFF
-    keys = (bits.to(torch.int64) << 32) | torch.arange(values.shape[1], dtype=torch.int64)
-    packed = keys.numpy()
+    rows, columns = values.shape
+    keys = np.empty((rows, columns, 2), dtype="<u4")
+    keys[:, :, 0] = np.arange(rows * columns, dtype=np.uint32).reshape(rows, columns)
+    keys[:, :, 1] = values.contiguous().numpy().view(np.uint32) & 0x7FFFFFFF
+    packed = keys.view("<u8").reshape(rows, columns)
     packed.sort(axis=1)
-    return keys.bitwise_and_(0xFFFFFFFF)
+    return (packed & 0xFFFFFFFF).astype(np.int64, copy=False).reshape(-1)

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import torch
 
 from trivet.errors import MergeError
-from trivet.merge._random import uniform
+from trivet.merge._random import Array, draws
 
 BLOCK_ELEMENTS = 2**18
 """Elements of one model in a block: 1 MiB in float32, so that its work stays in the processor's cache."""
@@ -130,14 +130,21 @@ class TensorGroup:
         for row in range(0, self.rows, step):
             yield self.load(row, min(step, self.rows - row))
 
+    def some_blocks(self, count: int) -> Iterator[Block]:
+        """Up to ``count`` evenly spaced stretches of rows that are quick to read, or all blocks."""
+        rows = max(1, min(self.block_elements // max(1, self.columns), self.rows) // count)
+        for number in range(min(count, self.rows)):
+            row = number * self.rows // count
+            yield self.load(row, min(rows, self.rows - row))
+
     def whole(self) -> Block:
         """All rows at once, for methods that need the matrix."""
         return self.load(0, self.rows)
 
-    def uniform(self, expert: int, block: Block) -> torch.Tensor:
-        """A number in [0, 1) for every element of a block, [rows, columns]: the same whatever the blocks."""
-        drawn = uniform(self.seed, self.name, expert, block.first, block.rows * self.columns)
-        return drawn.view(block.rows, self.columns)
+    def draws(self, expert: int, block: Block) -> Array:
+        """A uniform uint32 for every element of a block, [rows, columns]: the same whatever the blocks."""
+        drawn = draws(self.seed, self.name, expert, block.first, block.rows * self.columns)
+        return drawn.reshape(block.rows, self.columns)
 
     def require_base(self) -> None:
         """Refuse a recipe without a base model.

@@ -1,6 +1,5 @@
 """From a recipe to a finished checkpoint: weights, configuration, tokenizer, report and model card."""
 
-import importlib.metadata
 import platform
 import shutil
 from collections.abc import Callable, Mapping
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 import yaml
 
+from trivet import __version__
 from trivet._files import write_json, write_text
 from trivet._validation import read_yaml
 from trivet.errors import MergeError, StoreError
@@ -245,7 +245,7 @@ def _tensor(method: str, done: Done) -> TensorReport:
 
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "torch": torch.__version__}
-    return {**found, "trivet": importlib.metadata.version("trivet")}
+    return {**found, "trivet": __version__}
 
 
 __all__ = ["JSON_FILE", "Merged", "is_done", "merge_checkpoints", "open_merge"]

@@ -38,7 +38,7 @@ class Config(TaskVectorConfig):
     rescale: RescaleSetting = Field("l1", description="l1, inverse_keep_prob (the paper's) or none")
 
 
-@method(paper="2502.06876", version=1, takes=("Checkpoint",), gives=("Checkpoint",))
+@method(paper="2502.06876", version=2, takes=("Checkpoint",), gives=("Checkpoint",))
 def merge(config: Config, tensor: TensorGroup) -> Merged:
     """Drop, rescale, add for each block.
 

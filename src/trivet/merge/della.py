@@ -31,7 +31,7 @@ class Config(MagnitudeConfig):
     normalize: bool = Field(True, description="the mean of what agrees, not its sum")
 
 
-@method(paper="2502.06876", version=1, takes=("Checkpoint",), gives=("Checkpoint",))
+@method(paper="2502.06876", version=2, takes=("Checkpoint",), gives=("Checkpoint",))
 def merge(config: Config, tensor: TensorGroup) -> Merged:
     """Drop, rescale, elect, merge for each block.
 

@@ -28,7 +28,7 @@ class Config(MagnitudeConfig):
     """How much is kept, how strongly by magnitude, and how the rest is rescaled."""
 
 
-@method(paper="2502.06876", version=1, takes=("Checkpoint",), gives=("Checkpoint",))
+@method(paper="2502.06876", version=2, takes=("Checkpoint",), gives=("Checkpoint",))
 def merge(config: Config, tensor: TensorGroup) -> Merged:
     """Drop, rescale, add for each block.
 

@@ -22,6 +22,7 @@ import torch
 
 from trivet._files import canonical_json, sha256_text, write_json
 from trivet.errors import MergeError, StoreError
+from trivet.merge._allocator import freed_blocks_kept
 from trivet.merge._group import Merged, TensorGroup
 from trivet.merge.diagnostics import Sums, diagnose
 from trivet.merge.groups import Groups, common_values
@@ -164,7 +165,7 @@ def run(
     outcome = Outcome(staging, 0.0, 0, 0)
     whole = threads or workers_for(merge.layout)
     work = _Work(merge, outcome, on_bytes)
-    with _one_thread_each(whole):
+    with freed_blocks_kept(), _one_thread_each(whole):
         for shard in merge.shards:
             if not (staging / shard.file).is_file():
                 with ShardWriter(staging, shard) as writer:

@@ -4,9 +4,10 @@
 model card.
 """
 
+import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -153,7 +154,8 @@ def write_json(report: MergeReport, folder: Path) -> Path:
         StoreError: the folder cannot be written.
     """
     path = folder / JSON_FILE
-    _files.write_json(path, _plain({"summary": asdict(summarise(report)), **asdict(report)}))
+    content = _plain({"summary": summarise(report), **vars(report)})
+    _files.write_text(path, json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")
     return path
 
 
@@ -173,6 +175,8 @@ def _unless_empty(values: list[Entry]) -> list[Entry] | None:
 
 def _plain(value: Any) -> Any:
     """``value`` as strict JSON has it: no NaN, no lone surrogates (names of files may hold them)."""
+    if is_dataclass(value):
+        value = vars(value)
     if isinstance(value, dict):
         return {_plain(str(key)): _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

@@ -39,6 +39,9 @@ class StreamGroup(TensorGroup):
         if self._keep:
             self._kept = blocks
 
+    def some_blocks(self, count: int) -> Iterator[Block]:
+        return self.blocks() if self._keep else super().some_blocks(count)
+
     def load(self, row: int, rows: int) -> Block:
         base = self._output.base
         base_rows = None if base is None else base.source.rows(base.tensor, row, rows)

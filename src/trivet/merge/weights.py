@@ -121,16 +121,15 @@ class TensorFiles:
         entry = self.entries[name]
         width = entry.columns * entry.dtype.itemsize
         count = prod(entry.shape[:-1]) - row if rows is None else rows
-        buffer = bytearray(count * width)
-        at, done, view = entry.start + row * width, 0, memoryview(buffer)
-        while done < len(buffer):
+        values = torch.empty(count, entry.columns, dtype=entry.dtype)
+        view = memoryview(values.view(-1).view(torch.uint8).numpy()) if count * width else memoryview(b"")
+        at, done = entry.start + row * width, 0
+        while done < len(view):
             got = os.preadv(self._descriptor(entry.file), [view[done:]], at + done)
             if got <= 0:
                 raise ModelError("has become shorter while it was read", where=str(entry.file))
             done += got
-        if not buffer:
-            return torch.empty(count, entry.columns, dtype=entry.dtype)
-        return torch.frombuffer(buffer, dtype=entry.dtype).view(count, entry.columns)
+        return values
 
     def _descriptor(self, file: Path) -> int:
         with self._lock:
