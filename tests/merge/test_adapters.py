@@ -87,3 +87,30 @@ def test_half_a_pair_and_foreign_keys_are_refused(variants, tmp_path):
     with pytest.raises(MergeError, match=r"something\.else"):
         Adapter(folder, Weights(variants / "base"))
     shutil.rmtree(folder)
+
+
+def test_an_adapter_that_names_another_base_is_told(variants, tmp_path):
+    from trivet.merge.checkpoint import open_merge
+
+    folder = make_adapter(variants / "base", tmp_path / "adapter")
+    recipe = {
+        "merge_method": "task_arithmetic",
+        "base_model": str(variants / "base"),
+        "models": [{"model": str(folder), "parameters": {"weight": 1}}],
+    }
+
+    def notes() -> tuple[str, ...]:
+        merge, _ = open_merge(recipe)
+        merge.sources.close()
+        return merge.layout.notes
+
+    assert notes() == ()
+    config = json.loads((folder / "adapter_config.json").read_text())
+    for named in ("someone/BASE", None, str(variants / "base") + "/"):
+        (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": named}))
+        assert notes() == (), named
+    (folder / "adapter_config.json").write_text(
+        json.dumps({**config, "base_model_name_or_path": "someone/base-360M"})
+    )
+    (note,) = notes()
+    assert "says that it belongs to someone/base-360M; it is put on base" in note

@@ -52,3 +52,47 @@ def test_relative_names_are_looked_for_beside_the_recipe(variants, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     made = merge_checkpoints(recipe, tmp_path / "out").report
     assert made is not None and made.experts == ["./one"]
+
+
+def test_special_tokens_have_the_ids_of_the_new_tokenizer(write_recipe, variants, tmp_path):
+    """The expert's tokenizer has the end of a turn, and the token after it, the other way round."""
+    import shutil
+
+    other = tmp_path / "other"
+    shutil.copytree(variants / "one", other)
+    content = json.loads((other / "tokenizer.json").read_text())
+    end = json.loads((variants / "base/config.json").read_text())["eos_token_id"]
+    vocabulary = content["model"]["vocab"]
+    ended = next(entry for entry in content["added_tokens"] if entry["id"] == end)
+    swapped = max(number for number in vocabulary.values() if number != end)
+    name = next(token for token, number in vocabulary.items() if number == swapped)
+    ended["id"], vocabulary[name] = swapped, end
+    vocabulary[ended["content"]] = swapped
+    (other / "tokenizer.json").write_text(json.dumps(content))
+    settings = json.loads((other / "tokenizer_config.json").read_text())
+    settings.pop("added_tokens_decoder", None)
+    (other / "tokenizer_config.json").write_text(json.dumps(settings))
+    models = [{"model": str(other), "parameters": {"weight": 1.0}}]
+    recipe = write_recipe(models=models, tokenizer={"source": str(other)})
+    merge_checkpoints(recipe, tmp_path / "out")
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").eos_token_id == swapped
+    for file in ("config.json", "generation_config.json"):
+        assert json.loads((tmp_path / "out" / file).read_text())["eos_token_id"] == swapped
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"eos_token_id": 1}, {"eos_token_id": 7}),
+        ({"eos_token_id": [1, 2]}, {"eos_token_id": [7, 9]}),
+        ({"eos_token_id": [1, 3]}, {"eos_token_id": [7]}),
+        ({"pad_token_id": 3}, {"pad_token_id": 5}),  # gone: the new tokenizer's own
+        ({"bos_token_id": 3, "hidden_size": 3}, {"hidden_size": 3}),
+        ({"eos_token_id": None}, {"eos_token_id": None}),
+    ],
+)
+def test_ids_move_with_their_tokens(given, expected):
+    from trivet.merge.special_tokens import with_moved_ids
+
+    before, after = {"<e>": 1, "<t>": 2, "<gone>": 3}, {"<e>": 7, "<t>": 9, "<p>": 5}
+    assert with_moved_ids(given, before, after, {"pad_token_id": 5}) == expected

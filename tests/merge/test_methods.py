@@ -86,3 +86,25 @@ def test_unknown_settings_are_named():
         merge_tensors("ties", experts, base, weight=1, densty=0.5)
     with pytest.raises(ConfigError, match="did you mean 'merge/ties'"):
         merge_tensors("tie", experts, base)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"merge_method": "della", "parameters": {"density": 0.9}}, r"density 0\.9 ± epsilon 0\.15"),
+        ({"merge_method": "rewarded_soup", "base_model": ...}, r"sum to 0\.9, not to 1"),
+        ({"merge_method": "linear", "base_model": ...}, "sum to 0, and normalize"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_told_before_anything_is_read(
+    write_recipe, variants, changes, message
+):
+    from trivet.merge.checkpoint import open_merge
+
+    weights = (1.0, -1.0) if changes["merge_method"] == "linear" else (0.5, 0.4)
+    models = [
+        {"model": str(variants / one), "parameters": {"weight": weight}}
+        for one, weight in zip(("one", "two"), weights, strict=True)
+    ]
+    with pytest.raises(MergeError, match=message):
+        open_merge(write_recipe(models=models, **changes))

@@ -23,6 +23,16 @@ class MagnitudeConfig(TaskVectorConfig):
     )
     rescale: RescaleSetting = Field("l1", description="l1, inverse_keep_prob (the paper's) or none")
 
+    def check(self, count: int, where: str) -> None:
+        pairs = zip(each(self.density, count, "density"), each(self.epsilon, count, "epsilon"), strict=True)
+        for density, epsilon in pairs:
+            if 0 < density < 1 and not (density - epsilon > 0 and density + epsilon < 1):
+                raise MergeError(
+                    f"density {density:g} ± epsilon {epsilon:g} must lie within (0, 1)",
+                    where=where,
+                    hint="choose a smaller epsilon, or another density",
+                )
+
 
 def checked(config: MagnitudeConfig, tensor: TensorGroup) -> tuple[list[float], list[float]]:
     """Densities and half-widths of the experts; the densities are noted for the report.
@@ -30,14 +40,8 @@ def checked(config: MagnitudeConfig, tensor: TensorGroup) -> tuple[list[float], 
     Raises:
         MergeError: density ± epsilon is not within (0, 1).
     """
+    config.check(tensor.count, tensor.name)
     densities = each(config.density, tensor.count, "density")
     epsilons = each(config.epsilon, tensor.count, "epsilon")
-    for density, epsilon in zip(densities, epsilons, strict=True):
-        if 0 < density < 1 and not (density - epsilon > 0 and density + epsilon < 1):
-            raise MergeError(
-                f"density {density:g} ± epsilon {epsilon:g} must lie within (0, 1)",
-                where=tensor.name,
-                hint="choose a smaller epsilon, or another density",
-            )
     tensor.notes["density"] = densities
     return densities, epsilons

@@ -40,6 +40,13 @@ class MergeConfig(_validation.Config):
     passes: ClassVar[int] = 1
     whole: ClassVar[bool] = False
 
+    def check(self, count: int, where: str) -> None:
+        """Refuse what does not go together for ``count`` experts; asked for every tensor before any is read.
+
+        Raises:
+            MergeError: names ``where``, the tensor.
+        """
+
 
 class TaskVectorConfig(MergeConfig):
     """What every method shares that adds combined task vectors W_t − W_0 to the base W_0."""

@@ -36,6 +36,8 @@ class _Factors:
 class Adapter:
     """A LoRA adapter in memory (it is small), on the model ``base``.
 
+    ``trained_on`` names the model that it says it belongs to; empty where it says nothing.
+
     Raises:
         MergeError: it is of a kind that is not read here, or does not fit the base; names the key.
     """
@@ -45,6 +47,7 @@ class Adapter:
         self.base = base
         config = read_json(folder / CONFIG)
         _refuse_others(config, folder)
+        self.trained_on = str(config.get("base_model_name_or_path") or "")
         self._factors = self._read(config)
         for module, factors in self._factors.items():
             self._fits(module, factors)

@@ -14,6 +14,7 @@ from trivet import __version__
 from trivet._files import write_json, write_text
 from trivet._validation import read_yaml
 from trivet.errors import MergeError, StoreError
+from trivet.merge._tokenizer_files import read_tokens
 from trivet.merge.card import model_card
 from trivet.merge.executor import (
     SHARD_BYTES,
@@ -31,6 +32,7 @@ from trivet.merge.recipe import Recipe, parse_recipe
 from trivet.merge.report import JSON_FILE, MergeReport, TensorReport
 from trivet.merge.report import write_json as write_report
 from trivet.merge.report_page import write_html
+from trivet.merge.special_tokens import with_moved_ids
 from trivet.merge.tokenizer import save as save_tokenizer
 from trivet.merge.weights import read_json
 
@@ -38,7 +40,8 @@ _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "tokenizer.model", "chat_template.jinja",
 )  # fmt: skip
-_OTHER_FILES = ("generation_config.json", "preprocessor_config.json")
+_GENERATION = "generation_config.json"
+_OTHER_FILES = (_GENERATION, "preprocessor_config.json")
 _NOTED = ("density", "ranks", "condition", "warnings")
 
 
@@ -139,6 +142,8 @@ def _finish(merge: Merge, outcome: Outcome, text: str) -> MergeReport:
     for name in _OTHER_FILES:
         if (donor / name).is_file():
             shutil.copyfile(donor / name, folder / name)
+    if merge.vocabulary is not None and (folder / _GENERATION).is_file():
+        write_json(folder / _GENERATION, _moved(merge, read_json(folder / _GENERATION)))
     _write_tokenizer(merge, donor, folder)
     report = _report(merge, outcome, text)
     write_report(report, folder)
@@ -178,9 +183,25 @@ def _config(merge: Merge) -> dict[str, Any]:
         if merge.recipe.output_dtype is not None:
             holder.pop("torch_dtype", None)
             holder["dtype"] = merge.recipe.output_dtype
-        if merge.vocabulary is not None and "vocab_size" in holder:
-            holder["vocab_size"] = merge.vocabulary.size
+        if merge.vocabulary is not None:
+            moved = _moved(merge, holder)
+            holder.clear()
+            holder.update(moved)
+            if "vocab_size" in holder:
+                holder["vocab_size"] = merge.vocabulary.size
     return config
+
+
+def _moved(merge: Merge, values: dict[str, Any]) -> dict[str, Any]:
+    """``values`` with the special tokens' ids of the merge's own tokenizer."""
+    assert merge.vocabulary is not None
+    tokenizer = merge.vocabulary.tokenizer
+    before = read_tokens(merge.layout.donor.folder)
+    kinds = {
+        f"{kind}_id": getattr(tokenizer, f"{kind}_id", None) for kind in tokenizer.SPECIAL_TOKENS_ATTRIBUTES
+    }
+    own = {kind: number for kind, number in kinds.items() if isinstance(number, int)}
+    return with_moved_ids(values, {} if before is None else before.ids, tokenizer.get_vocab(), own)
 
 
 def _report(merge: Merge, outcome: Outcome, text: str) -> MergeReport:

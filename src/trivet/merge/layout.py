@@ -82,6 +82,21 @@ class _Planner:
                     hint="dequantise it first: load it with transformers and save_pretrained() in bfloat16",
                 )
         self.donor = self.models[0]
+        for source in self.models:
+            self._note_other_base(source)
+
+    def _note_other_base(self, source: Source) -> None:
+        """An adapter whose shapes fit may still belong to another model, another size of one family say."""
+        if source.adapter is None or not source.adapter.trained_on:
+            return
+        wanted = _last_part(source.adapter.trained_on)
+        named = [self.recipe.base_model or "", source.name.partition("+")[0], str(source.folder)]
+        named.append(str(source.weights.config.get("_name_or_path", "")))
+        if wanted not in map(_last_part, named):
+            self.notes[
+                f"the adapter {source.name} says that it belongs to {source.adapter.trained_on}; "
+                f"it is put on {source.folder.name}"
+            ] = None
 
     def plan(self) -> Layout:
         module = self.recipe.module
@@ -169,6 +184,8 @@ class _Planner:
             raise MergeError("the recipe names the base and no other model", where=self.where)
         config = self._config(name, [found.tensor for found in experts], scopes, shared, depth, experts)
         entry = (base or experts[0]).entry
+        if entry.floating:
+            config.check(len(experts), name)
         for found in experts:
             if not self.recipe.vocabulary:
                 same_shape(name, entry, found.entry, found.source.name)
@@ -250,6 +267,11 @@ class _Planner:
                 self.notes[
                     f"{source.name}: {', '.join(extra)} is not in {self.donor.name} and is left out"
                 ] = None
+
+
+def _last_part(name: str) -> str:
+    """The name of a model without owner, folder and upper case."""
+    return name.rstrip("/").rpartition("/")[2].lower()
 
 
 def config_class(method: Method) -> type[MergeConfig]:

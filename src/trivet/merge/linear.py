@@ -34,6 +34,10 @@ class Config(MergeConfig):
     weight: Weight = Field(1.0, description="weight of each model")
     normalize: bool = Field(True, description="divide by the sum of the weights")
 
+    def check(self, count: int, where: str) -> None:
+        if self.normalize and sum(each(self.weight, count, "weight")) == 0:
+            raise MergeError("the weights sum to 0, and normalize divides by it", where=where)
+
 
 @method(paper="2502.06876", version=1, takes=("Checkpoint",), gives=("Checkpoint",))
 def merge(config: Config, tensor: TensorGroup) -> Merged:
@@ -42,10 +46,9 @@ def merge(config: Config, tensor: TensorGroup) -> Merged:
     Raises:
         MergeError: the weights sum to 0 and are to be divided by their sum.
     """
+    config.check(tensor.count, tensor.name)
     weights = each(config.weight, tensor.count, "weight")
     total = sum(weights)
-    if config.normalize and total == 0:
-        raise MergeError("the weights sum to 0, and normalize divides by it", where=tensor.name)
 
     def block(rows: Block) -> torch.Tensor:
         summed = weighted_sum(rows.experts, weights)

@@ -35,6 +35,19 @@ class Config(MergeConfig):
 
     weight: Fraction | None = Field(None, description="preference for each model; by default all equal")
 
+    def preferences(self, count: int) -> list[float]:
+        """One for each model."""
+        return each(1 / count if self.weight is None else self.weight, count, "weight")
+
+    def check(self, count: int, where: str) -> None:
+        total = sum(self.preferences(count))
+        if not math.isclose(total, 1, abs_tol=_TOLERANCE):
+            raise MergeError(
+                f"the preferences sum to {total:g}, not to 1",
+                where=where,
+                hint="give weights on the simplex, or use merge_method: linear",
+            )
+
 
 @method(paper="2502.06876", version=1, takes=("Checkpoint",), gives=("Checkpoint",))
 def merge(config: Config, tensor: TensorGroup) -> Merged:
@@ -43,14 +56,8 @@ def merge(config: Config, tensor: TensorGroup) -> Merged:
     Raises:
         MergeError: the preferences do not sum to 1.
     """
-    equal = 1 / tensor.count
-    weights = each(equal if config.weight is None else config.weight, tensor.count, "weight")
-    if not math.isclose(sum(weights), 1, abs_tol=_TOLERANCE):
-        raise MergeError(
-            f"the preferences sum to {sum(weights):g}, not to 1",
-            where=tensor.name,
-            hint="give weights on the simplex, or use merge_method: linear",
-        )
+    config.check(tensor.count, tensor.name)
+    weights = config.preferences(tensor.count)
 
     def block(rows: Block) -> torch.Tensor:
         chosen = [place for place, weight in enumerate(weights) if weight != 0]

@@ -122,7 +122,9 @@ class TensorFiles:
         width = entry.columns * entry.dtype.itemsize
         count = prod(entry.shape[:-1]) - row if rows is None else rows
         values = torch.empty(count, entry.columns, dtype=entry.dtype)
-        view = memoryview(values.view(-1).view(torch.uint8).numpy()) if count * width else memoryview(b"")
+        view = (
+            memoryview(values.view(-1).view(torch.uint8).numpy().data) if count * width else memoryview(b"")
+        )
         at, done = entry.start + row * width, 0
         while done < len(view):
             got = os.preadv(self._descriptor(entry.file), [view[done:]], at + done)
