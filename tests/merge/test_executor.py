@@ -303,6 +303,9 @@ def test_finished_shards_are_kept(write_recipe, tmp_path, monkeypatch):
     made = merge_checkpoints(recipe, tmp_path / "out", shard_bytes=20_000)
     assert first and not set(first) & set(written)
     assert made.report is not None and any("earlier, interrupted" in text for text in made.report.warnings)
+    whole = merge_checkpoints(recipe, tmp_path / "whole", shard_bytes=20_000).report
+    assert made.report.tensors == whole.tensors  # those of the interrupted run are reported too
+    assert not list((tmp_path / "out").glob(".*"))
 
 
 def test_a_second_writer_is_refused_and_changes_nothing(write_recipe, tmp_path):

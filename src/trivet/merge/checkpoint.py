@@ -14,6 +14,7 @@ from trivet import __version__
 from trivet._files import write_json, write_text
 from trivet._validation import read_yaml
 from trivet.errors import MergeError, StoreError
+from trivet.merge import shard_numbers
 from trivet.merge._tokenizer_files import read_tokens
 from trivet.merge.card import model_card
 from trivet.merge.executor import (
@@ -86,7 +87,15 @@ def merge_checkpoints(
             if is_done(out, prepared):  # by the one that wrote until now
                 return Merged(out, None)
             staging = staging_folder(out)
-            outcome = run(prepared, staging, threads=threads, on_bytes=on_bytes)
+            outcome = run(
+                prepared,
+                staging,
+                threads=threads,
+                on_bytes=on_bytes,
+                on_shard=lambda file, done: shard_numbers.keep(
+                    staging, file, [_tensor(prepared.recipe.method, one) for one in done]
+                ),
+            )
             report = _finish(prepared, outcome, text)
             try:
                 staging.rename(out)
@@ -150,6 +159,7 @@ def _finish(merge: Merge, outcome: Outcome, text: str) -> MergeReport:
     write_html(report, folder)
     write_text(folder / "README.md", model_card(report))
     write_text(folder / "merge_recipe.yaml", text)
+    shard_numbers.remove(folder)
     write_json(folder / "config.json", _config(merge))
     return report
 
@@ -212,9 +222,12 @@ def _report(merge: Merge, outcome: Outcome, text: str) -> MergeReport:
     warnings = list(merge.layout.notes)
     if merge.vocabulary is not None:
         warnings += merge.vocabulary.warnings
-    left = len(merge.layout.outputs) - len(outcome.tensors)
-    if left:
-        warnings.append(f"{left} tensors were merged by an earlier, interrupted run and have no numbers here")
+    numbers = shard_numbers.read(outcome.folder)
+    earlier = len(merge.layout.outputs) - len(outcome.tensors)
+    if earlier:
+        warnings.append(
+            f"{earlier} tensors were merged by an earlier, interrupted run; seconds are those of the last"
+        )
     names = recipe.model_names()
     sources = {name: merge.sources.open(name).weights.folder for name in names}
     return MergeReport(
@@ -229,7 +242,7 @@ def _report(merge: Merge, outcome: Outcome, text: str) -> MergeReport:
         bytes_written=outcome.bytes_written,
         seed=recipe.seed,
         versions=_versions(),
-        tensors=[_tensor(recipe.method, done) for done in outcome.tensors],
+        tensors=[numbers[output.name] for output in merge.layout.outputs if output.name in numbers],
         warnings=warnings,
         hub_ids={name: name for name, folder in sources.items() if "/" in name and not Path(name).exists()},
     )

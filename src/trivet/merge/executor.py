@@ -148,6 +148,7 @@ def run(
     *,
     threads: int | None = None,
     on_bytes: Callable[[int], None] = lambda count: None,
+    on_shard: Callable[[str, Sequence[Done]], None] = lambda file, tensors: None,
 ) -> Outcome:
     """Write the weights of the output to ``staging``; finished shards of an equal merge are kept.
 
@@ -155,6 +156,7 @@ def run(
         threads: tensors under way at once; by default one for each of torch's threads, or fewer where their
             matrices would not fit half of the memory that is free.
         on_bytes: called with the bytes written so far, from any thread.
+        on_shard: called with each shard's file and tensors, before the file has its name.
 
     Raises:
         MergeError, ModelError: a tensor cannot be merged or read.
@@ -168,13 +170,13 @@ def run(
     with freed_blocks_kept(), _one_thread_each(whole):
         for shard in merge.shards:
             if not (staging / shard.file).is_file():
+                before = len(outcome.tensors)
                 with ShardWriter(staging, shard) as writer:
                     work.shard(shard, writer, whole)
+                    on_shard(shard.file, outcome.tensors[before:])
     write_index(staging, merge.shards)
     outcome.bytes_read = bytes_of([done.output for done in outcome.tensors])
     outcome.seconds = time.perf_counter() - started
-    place = {output.name: number for number, output in enumerate(merge.layout.outputs)}
-    outcome.tensors.sort(key=lambda done: place[done.output.name])
     return outcome
 
 

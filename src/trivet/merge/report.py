@@ -154,7 +154,7 @@ def write_json(report: MergeReport, folder: Path) -> Path:
         StoreError: the folder cannot be written.
     """
     path = folder / JSON_FILE
-    content = _plain({"summary": summarise(report), **vars(report)})
+    content = plain({"summary": summarise(report), **vars(report)})
     _files.write_text(path, json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")
     return path
 
@@ -173,14 +173,14 @@ def _unless_empty(values: list[Entry]) -> list[Entry] | None:
     return values if has_number(values) else None
 
 
-def _plain(value: Any) -> Any:
-    """``value`` as strict JSON has it: no NaN, no lone surrogates (names of files may hold them)."""
+def plain(value: Any) -> Any:
+    """``value`` as strict JSON has it: no data classes, no NaN, no lone surrogates (which names of files may hold)."""
     if is_dataclass(value):
         value = vars(value)
     if isinstance(value, dict):
-        return {_plain(str(key)): _plain(entry) for key, entry in value.items()}
+        return {plain(str(key)): plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode("utf-8")
     if isinstance(value, float):

@@ -1,0 +1,36 @@
+"""What the report says of a finished shard's tensors, kept beside it until the whole merge is finished."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from trivet._files import write_text
+from trivet.merge.report import TensorReport, plain
+from trivet.merge.weights import read_json
+
+_SUFFIX = ".numbers.json"
+
+
+def keep(folder: Path, shard: str, tensors: Sequence[TensorReport]) -> None:
+    """Write the reports of a shard's tensors.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    content = plain({"tensors": [vars(tensor) for tensor in tensors]})
+    write_text(folder / f".{shard}{_SUFFIX}", json.dumps(content, ensure_ascii=False, allow_nan=False))
+
+
+def read(folder: Path) -> dict[str, TensorReport]:
+    """The reports of all shards by the tensor's name."""
+    found = {}
+    for file in sorted(folder.glob(f".*{_SUFFIX}")):
+        for values in read_json(file)["tensors"]:
+            found[values["name"]] = TensorReport(**{**values, "shape": tuple(values["shape"])})
+    return found
+
+
+def remove(folder: Path) -> None:
+    """Remove what was kept, once the report holds it."""
+    for file in folder.glob(f".*{_SUFFIX}"):
+        file.unlink()
