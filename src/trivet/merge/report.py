@@ -174,7 +174,7 @@ def _unless_empty(values: list[Entry]) -> list[Entry] | None:
 
 
 def plain(value: Any) -> Any:
-    """``value`` as strict JSON has it: no data classes, no NaN, no lone surrogates (which names of files may hold)."""
+    """``value`` as strict JSON has it: no data classes, no NaN, no lone surrogates (from names of files)."""
     if is_dataclass(value):
         value = vars(value)
     if isinstance(value, dict):
