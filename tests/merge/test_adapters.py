@@ -58,6 +58,10 @@ def test_base_plus_delta_is_what_peft_merges(variants, tmp_path, settings):
         ({"use_dora": True}, "use_dora"),
         ({"bias": "all"}, "bias"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"alora_invocation_tokens": [1, 2]}, "alora_invocation_tokens"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights: 'pissa' moved part of the base"),
+        ({"init_lora_weights": "pissa_niter_16"}, "init_lora_weights"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights"),
     ],
 )
 def test_other_kinds_are_refused_with_the_way_out(variants, tmp_path, change, message):

@@ -345,10 +345,10 @@ def test_one_expert_or_slices_cannot_be_searched(write_search, models):
         run(write_search({"models": ..., "slices": [{"sources": [part]}]}))
 
 
-@pytest.mark.slow
-def test_the_reference_may_be_an_expert_where_the_method_has_no_base(write_search, models):
+@pytest.mark.parametrize("method", ["linear", "rewarded_soup"])
+def test_the_reference_may_be_an_expert_where_the_method_has_no_base(write_search, models, method):
     path = write_search(
-        {"merge_method": "linear", "base_model": ..., "tokenizer_source": ...},
+        {"merge_method": method, "base_model": ..., "tokenizer_source": ...},
         reference=str(models / "two"),
     )
     results = run(path)

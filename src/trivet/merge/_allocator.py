@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _TRIM_THRESHOLD, _MAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of <malloc.h>
-_KEPT, _MAPPED = 64 * 2**20, 8 * 2**20
-_USUAL = 128 * 2**10
+_KEPT, _MAPPED = 64 * 2**20, 32 * 2**20
 
 
 @contextmanager
 def freed_blocks_kept() -> Iterator[None]:
-    """Within the block, freed memory is kept for what comes next; afterwards it goes back to the kernel.
+    """Within the block, freed memory is kept for what comes next; afterwards what is free goes back.
 
-    Does nothing where the C library is not glibc.
+    The thresholds stay, since setting one ends their adapting to what a program does: they are as high as they
+    reach by themselves. Does nothing where the C library is not glibc.
     """
     library = ctypes.CDLL(None)
     if not hasattr(library, "mallopt") or not hasattr(library, "malloc_trim"):
@@ -28,5 +28,4 @@ def freed_blocks_kept() -> Iterator[None]:
     try:
         yield
     finally:
-        library.mallopt(_TRIM_THRESHOLD, _USUAL)
         library.malloc_trim(0)

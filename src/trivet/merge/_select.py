@@ -19,11 +19,13 @@ import torch
 from trivet.merge._group import TensorGroup
 
 _UPPER, _LOWER, _MAGNITUDE = 2**15, 2**16, 0x7FFFFFFF
-_SAMPLED = 2**15  # magnitudes of each expert that are sampled, about
+_SAMPLED = 2**15, 2**18  # magnitudes of each expert that are sampled, at least and at most
 _SMALL = 2**17  # below this many elements a sample saves nothing
 _STRETCHES = 64  # of rows, where a tensor is too large to be kept
 _WIDTH = 6.0  # standard deviations of a sampled rank on either side
 _GATHERED = 1 / 3  # share of a tensor that may lie between the two magnitudes
+GATHERED_BYTES = 32 * 2**20
+"""What may be gathered of all experts together; a tensor of which more would be is counted instead."""
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -50,11 +52,15 @@ def largest(
 
 @dataclass
 class _Bracket:
-    """Bits of two magnitudes with a rank between them, how many lie above, and those that lie between."""
+    """Bits of two magnitudes with a rank between them, how many lie above, and those that lie between.
+
+    ``expected`` is how many bytes those will take, about.
+    """
 
     rank: int
     low: int
     high: int
+    expected: float
     above: int = 0
     between: list[Array] = field(default_factory=list)
 
@@ -68,10 +74,12 @@ class _Bracket:
     def threshold(self) -> Threshold | None:
         """The magnitude of the rank; ``None`` where it is not between the two."""
         values = np.concatenate(self.between)
+        self.between.clear()
         place = self.rank - self.above  # from 1, from the largest
         if not 1 <= place <= len(values):
             return None
-        value = np.partition(values, len(values) - place)[len(values) - place]
+        values.partition(len(values) - place)
+        value = values[len(values) - place]
         larger = self.above + int(np.count_nonzero(values > value))
         return Threshold(float(value.view(np.float32)), larger, int(np.count_nonzero(values == value)))
 
@@ -91,11 +99,17 @@ def _between(
         if any(bracket is None for bracket in found):
             return None
         brackets.append([bracket for bracket in found if bracket is not None])
+    if sum(bracket.expected for of_expert in brackets for bracket in of_expert) > GATHERED_BYTES:
+        return None
+    gathered = 0
     for expert, delta in _deltas(groups):
         if brackets[expert]:
             bits = (delta.reshape(-1).view(torch.int32) & _MAGNITUDE).numpy()
             for bracket in brackets[expert]:
                 bracket.add(bits)
+                gathered += bracket.between[-1].nbytes
+        if gathered > GATHERED_BYTES:
+            return None
     thresholds = [[bracket.threshold() for bracket in of_expert] for of_expert in brackets]
     if any(threshold is None for of_expert in thresholds for threshold in of_expert):
         return None
@@ -106,7 +120,9 @@ def _sample(group: TensorGroup) -> list[Array]:
     """For each expert the bits of evenly spaced magnitudes, ascending, int32."""
     sampled: list[list[torch.Tensor]] = [[] for _ in range(group.count)]
     looked_at = list(group.some_blocks(_STRETCHES))
-    step = max(1, sum(block.rows for block in looked_at) * group.columns // _SAMPLED)
+    least, most = _SAMPLED
+    wanted = min(max(group.elements // 512, least), most)
+    step = max(1, sum(block.rows for block in looked_at) * group.columns // wanted)
     for block in looked_at:
         for parts, delta in zip(sampled, block.deltas, strict=True):
             parts.append(delta.reshape(-1)[::step])
@@ -122,7 +138,8 @@ def _bracket(sample: Array, rank: int, elements: int) -> _Bracket | None:
     low = 0 if first < 0 else int(sample[first])
     high = _MAGNITUDE if last >= size else int(sample[last]) + 1
     between = np.searchsorted(sample, high) - np.searchsorted(sample, low)
-    return _Bracket(rank, low, high) if between <= _GATHERED * size else None
+    share_between = float(between) / size
+    return _Bracket(rank, low, high, 4 * elements * share_between) if share_between <= _GATHERED else None
 
 
 def _counted(

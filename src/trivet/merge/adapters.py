@@ -17,6 +17,13 @@ from trivet.errors import MergeError
 from trivet.merge.weights import TensorFiles, Weights, read_header, read_json
 
 CONFIG, FILE = "adapter_config.json", "adapter_model.safetensors"
+_CHANGES_MORE = (
+    "use_dora", "bias", "modules_to_save", "lora_bias", "use_qalora", "use_bdlora", "alora_invocation_tokens",
+    "trainable_token_indices", "layer_replication", "target_parameters", "arrow_config", "kasa_config",
+    "monteclora_config", "velora_config",
+)  # fmt: skip
+_STARTS_AT_ZERO = (None, True, False, "gaussian", "eva", "orthogonal")
+"""Values of ``init_lora_weights`` that leave the base as it is."""
 _KEY = re.compile(r"^(?:base_model\.model\.)?(?P<module>.+?)\.(?P<part>lora_A|lora_B)(?:\.[^.]+)?\.weight$")
 
 
@@ -118,14 +125,18 @@ def _refuse_others(config: dict[str, Any], folder: Path) -> None:
     where = str(folder / CONFIG)
     if config.get("peft_type") != "LORA":
         raise MergeError(f"is a {config.get('peft_type')} adapter; only LoRA is read", where=where)
-    for key, harmless in (
-        ("use_dora", (None, False)),
-        ("bias", (None, "none")),
-        ("modules_to_save", (None, [])),
-    ):
-        if config.get(key) not in harmless:
+    for key in _CHANGES_MORE:
+        if config.get(key) not in (None, False, "none", [], {}):
             raise MergeError(
                 f"{key}: {config[key]!r} changes more than LoRA's two factors",
                 where=where,
                 hint="merge the adapter into its base with PEFT's merge_and_unload() and name that folder",
             )
+    start = config.get("init_lora_weights")
+    if start not in _STARTS_AT_ZERO:
+        raise MergeError(
+            f"init_lora_weights: {start!r} moved part of the base into the factors: they are no task vector",
+            where=where,
+            hint="save it with PEFT's path_initial_model_for_weight_conversion, or merge it into its base "
+            "with merge_and_unload() and name that folder",
+        )

@@ -6,6 +6,7 @@ from math import prod
 import torch
 
 from trivet.merge._group import BLOCK_ELEMENTS, Block, TensorGroup
+from trivet.merge._select import GATHERED_BYTES
 from trivet.merge.layout import Output, Part
 
 # A tensor whose blocks of all models, and their task vectors, fit in this is read once however often a method
@@ -87,6 +88,7 @@ def memory_of_one(outputs: Sequence[Output], *, whole: bool) -> int:
     experts = max((len(output.experts) for output in outputs), default=1)
     block = 4 * BLOCK_ELEMENTS * _COPIES * (experts + 1)
     if not whole:
-        return block + KEPT_BYTES
+        looks = max((output.config.passes for output in outputs), default=1)
+        return block + (KEPT_BYTES + 2 * GATHERED_BYTES if looks > 1 else 0)
     matrices = [prod(output.entry.shape) for output in outputs if len(output.entry.shape) == 2]
     return block + 4 * max(matrices, default=0) * (3 * experts + 2)

@@ -145,9 +145,8 @@ class _Search:
         merge, recipe = self._candidates.merge, self._candidates.merge.recipe
         stand_in = {"": Prepared(name="", identity="")}
         measuring = [cell.scoring.address for cell in self._cells(stand_in)]
-        equal = self._candidates.identity(
-            self._candidates.with_weights([0.0] * len(self._candidates.experts))
-        )
+        count = len(self._candidates.experts)
+        equal = self._candidates.identity(self._candidates.with_weights([1 / count] * count))
         content = [measuring, equal, self._candidates.identity(self._reference)]
         fresh = SearchResults(
             name=self._study.spec.name,
