@@ -1,13 +1,15 @@
 """Configuration, tokenizer and template of a merged checkpoint."""
 
 import json
+import shutil
 
 import pytest
+from safetensors import safe_open
 from transformers import AutoTokenizer
 
-from trivet.errors import ConfigError
-from trivet.merge import merge_checkpoints
-from trivet.merge.executor import staging_folder
+from trivet.errors import ConfigError, MergeError
+from trivet.merge import executor, merge_checkpoints
+from trivet.merge.staging import staging_folder
 
 
 def test_files_of_the_base_come_along(write_recipe, variants, tmp_path):
@@ -36,8 +38,6 @@ def test_a_union_of_vocabularies_sets_its_size(write_recipe, tmp_path):
 
 
 def test_relative_names_are_looked_for_beside_the_recipe(variants, tmp_path, monkeypatch):
-    import shutil
-
     import yaml
 
     for name in ("base", "one"):
@@ -56,8 +56,6 @@ def test_relative_names_are_looked_for_beside_the_recipe(variants, tmp_path, mon
 
 def test_special_tokens_have_the_ids_of_the_new_tokenizer(write_recipe, variants, tmp_path):
     """The expert's tokenizer has the end of a turn, and the token after it, the other way round."""
-    import shutil
-
     other = tmp_path / "other"
     shutil.copytree(variants / "one", other)
     content = json.loads((other / "tokenizer.json").read_text())
@@ -80,19 +78,52 @@ def test_special_tokens_have_the_ids_of_the_new_tokenizer(write_recipe, variants
         assert json.loads((tmp_path / "out" / file).read_text())["eos_token_id"] == swapped
 
 
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ({"eos_token_id": 1}, {"eos_token_id": 7}),
-        ({"eos_token_id": [1, 2]}, {"eos_token_id": [7, 9]}),
-        ({"eos_token_id": [1, 3]}, {"eos_token_id": [7]}),
-        ({"pad_token_id": 3}, {"pad_token_id": 5}),  # gone: the new tokenizer's own
-        ({"bos_token_id": 3, "hidden_size": 3}, {"hidden_size": 3}),
-        ({"eos_token_id": None}, {"eos_token_id": None}),
-    ],
-)
-def test_ids_move_with_their_tokens(given, expected):
-    from trivet.merge.special_tokens import with_moved_ids
+def test_another_content_of_a_tokenizer_from_elsewhere_is_another_merge(write_recipe, variants, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(variants / "one", other)
+    recipe = write_recipe(tokenizer_source=str(other))
+    merge_checkpoints(recipe, tmp_path / "out")
+    weights = other / "model.safetensors"
+    weights.write_bytes((variants / "two/model.safetensors").read_bytes())
+    assert merge_checkpoints(recipe, tmp_path / "out").report is None  # nothing but its tokenizer is used
+    with_token(other, "<|new|>")
+    with pytest.raises(MergeError, match="is there already"):
+        merge_checkpoints(recipe, tmp_path / "out")
+    made = merge_checkpoints(recipe, tmp_path / "again").report
+    assert made is not None and str(other) in made.models
+    assert "<|new|>" in AutoTokenizer.from_pretrained(tmp_path / "again").get_vocab()
 
-    before, after = {"<e>": 1, "<t>": 2, "<gone>": 3}, {"<e>": 7, "<t>": 9, "<p>": 5}
-    assert with_moved_ids(given, before, after, {"pad_token_id": 5}) == expected
+
+def with_token(folder, token):
+    """Add a token to a saved tokenizer."""
+    content = json.loads((folder / "tokenizer.json").read_text())
+    number = 1 + max(content["model"]["vocab"].values())
+    content["added_tokens"].append({**content["added_tokens"][-1], "content": token, "id": number})
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": number + 1}))
+
+
+def test_ids_that_are_no_tokens_stay_where_no_token_moved(variants, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(variants / "base", base)
+    file = base / "generation_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "pad_token_id": -1}))
+    models = [{"model": str(variants / "one"), "parameters": {"weight": 1.0}}]
+    recipe = {"merge_method": "task_arithmetic", "base_model": str(base), "models": models}
+    merge_checkpoints({**recipe, "tokenizer_source": "base"}, tmp_path / "out")
+    assert json.loads((tmp_path / "out/generation_config.json").read_text())["pad_token_id"] == -1
+
+
+def test_the_report_is_about_what_was_written(write_recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(executor, "DIAGNOSED", 2**10)
+    recipe = write_recipe(tokenizer={"source": "base", "pad_to_multiple_of": 512})
+    report = merge_checkpoints(recipe, tmp_path / "out").report
+    assert report is not None
+    with safe_open(tmp_path / "out/model.safetensors", framework="pt") as file:
+        for tensor in report.tensors:
+            written = file.get_tensor(tensor.name)
+            assert (tensor.shape, tensor.elements) == (tuple(written.shape), written.numel())
+    embedding = next(tensor for tensor in report.tensors if "embed_tokens" in tensor.name)
+    assert embedding.shape == (512, 32) and embedding.sampled == 2**10
+    assert report.bytes_written == sum(4 * tensor.elements for tensor in report.tensors)

@@ -15,7 +15,7 @@ from tests.merge.conftest import make_adapter
 
 from trivet.errors import ConfigError, MergeError, ModelError
 from trivet.merge import merge_checkpoints, merge_tensors, stream
-from trivet.merge.executor import STATE, staging_folder
+from trivet.merge.staging import STATE, staging_folder
 
 METHODS = {
     "linear": {},
@@ -202,7 +202,7 @@ def test_models_that_do_not_fit_are_named(write_recipe, variants, tiny_model, tm
             write_recipe(models=[{"model": str(wide), "parameters": {"weight": 1}}]), tmp_path / "o"
         )
     short = tiny_model(num_hidden_layers=1, tie_word_embeddings=False)
-    with pytest.raises(MergeError, match="has no layer 1"):
+    with pytest.raises(MergeError, match=r"has 1 layer, and .* has 2"):
         merge_checkpoints(
             write_recipe(models=[{"model": str(short), "parameters": {"weight": 1}}]), tmp_path / "o"
         )
@@ -268,7 +268,8 @@ def test_killed_at_any_instant_nothing_loads_and_the_same_command_goes_on(write_
         process.wait()
         kills += 1
         if not out.exists():
-            assert not (staging / "config.json").exists()  # without it nothing loads
+            # Without it nothing loads; it comes when all else is there, right before the folder moves.
+            assert not (staging / "config.json").exists() or (staging / "merge_report.json").exists()
         if kills > 8:
             subprocess.run([sys.executable, "-c", script, str(recipe), str(out)], check=True)
     merged = tensors_of(out)
@@ -309,7 +310,7 @@ def test_finished_shards_are_kept(write_recipe, tmp_path, monkeypatch):
 
 
 def test_a_second_writer_is_refused_and_changes_nothing(write_recipe, tmp_path):
-    from trivet.merge.executor import only_writer
+    from trivet.merge.staging import only_writer
 
     with only_writer(tmp_path / "out"), pytest.raises(MergeError, match="another merge is writing it"):
         merge_checkpoints(write_recipe(), tmp_path / "out")

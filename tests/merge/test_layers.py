@@ -3,7 +3,16 @@
 import pytest
 
 from trivet.errors import MergeError
-from trivet.merge.layers import VOCABULARY, comes_first, count_layers, layer_of, with_layers
+from trivet.merge.layers import (
+    OUTPUT_LAYER,
+    VOCABULARY,
+    comes_first,
+    count_layers,
+    is_computed,
+    is_prediction_layer,
+    layer_of,
+    with_layers,
+)
 
 
 @pytest.mark.parametrize(
@@ -27,6 +36,27 @@ def test_what_lies_outside():
     assert not comes_first("model.norm.weight") and not comes_first("lm_head.weight")
     assert VOCABULARY.search("model.embed_tokens.weight") and VOCABULARY.search("lm_head.weight")
     assert not VOCABULARY.search("model.layers.0.self_attn.q_proj.weight")
+
+
+def test_towers_of_other_senses_lie_outside():
+    for name in ("vision_tower.encoder.layers.3.fc.weight", "model.visual.blocks.30.attn.qkv.weight"):
+        assert layer_of(name) is None
+    assert layer_of("model.layers.3.mlp.vision_mlp.up_proj.weight") is not None
+
+
+def test_which_tensor_is_the_output_layer():
+    for name in ("lm_head.weight", "language_model.lm_head.weight", "embed_out.weight"):
+        assert OUTPUT_LAYER.search(name) and not comes_first(name)
+    for name in ("lm_head.bias", "model.embed_tokens.weight", "transformer.wte.weight"):
+        assert not OUTPUT_LAYER.search(name)
+
+
+def test_what_is_computed_and_what_predicts_several_tokens():
+    assert is_computed("gpt_neox.layers.0.attention.bias", (1, 1, 8, 8))
+    assert is_computed("h.0.attn.masked_bias", ()) and is_computed("model.rotary_emb.inv_freq", (4,))
+    assert not is_computed("model.layers.0.attention.bias", (32,))
+    assert is_prediction_layer("mtp.fc.weight") and is_prediction_layer("model.mtp_layers.0.fc.weight")
+    assert not is_prediction_layer("model.layers.0.mlp.up_proj.weight")
 
 
 def test_settings_of_layers_follow_their_layers():

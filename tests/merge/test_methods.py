@@ -108,3 +108,77 @@ def test_settings_that_do_not_go_together_are_told_before_anything_is_read(
     ]
     with pytest.raises(MergeError, match=message):
         open_merge(write_recipe(models=models, **changes))
+
+
+def opened(write_recipe, variants, *names, own=None, **changes):
+    from trivet.merge.checkpoint import open_merge
+
+    models = [{"model": str(variants / one), "parameters": own or {}} for one in names]
+    merge, _ = open_merge(write_recipe(models=models, **changes))
+    merge.sources.close()
+    return merge.layout.outputs[0].config
+
+
+@pytest.mark.parametrize(
+    ("method", "names", "changes", "message"),
+    [
+        (
+            "slerp",
+            ("one", "two"),
+            {"parameters": {"t": 0.5}},
+            "slerp takes the base and one other model, not 2",
+        ),
+        ("slerp", ("one", "two"), {"parameters": {"t": 0.5}, "base_model": ...}, "slerp needs base_model"),
+        ("model_stock", ("one",), {}, "model_stock needs at least two experts, not 1"),
+        ("model_stock", ("one", "two"), {"base_model": ...}, "model_stock needs base_model"),
+        ("passthrough", ("one", "two"), {}, "passthrough takes one source, not 2"),
+        ("tsvm", ("one", "two"), {"base_model": ...}, "tsvm needs base_model"),
+        *[(one, ("one",), {"base_model": ...}, f"{one} needs base_model") for one in TASK_VECTORS],
+    ],
+)
+def test_models_that_a_method_cannot_take_are_told_before_anything_is_read(
+    write_recipe, variants, method, names, changes, message
+):
+    own = {"weight": 1.0} if method in TASK_VECTORS else {}
+    with pytest.raises(MergeError, match=message):
+        opened(write_recipe, variants, *names, own=own, merge_method=method, **changes)
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_who_needs_a_base_says_so(method):
+    """``needs_base`` is what is checked before, ``require_base`` what is checked at last: they agree."""
+    needs = find(f"merge/{method}").config.needs_base
+    experts = models((4, 4), 1 if method in SINGLE else 2)[1]
+    if needs:
+        with pytest.raises(MergeError, match="base_model"):
+            merge_tensors(method, experts, **settings_of(method))
+    elif method != "rewarded_soup":
+        merge_tensors(method, experts, **settings_of(method))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"weight": 1, "density": 1.2},
+            r"density: Input should be less than or equal to 1 \(received 1\.2\)",
+        ),
+        ({"weight": "half"}, r"weight: Input should be a valid number, .* \(received 'half'\)"),
+        ({"weight": -2000}, r"weight: Input should be greater than or equal to -1000 \(received -2000\)"),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_key_its_expert_and_the_bound(
+    write_recipe, variants, settings, message
+):
+    with pytest.raises(ConfigError, match=rf"recipe\.yaml: model\.embed_tokens\.weight: .*/one: {message}"):
+        opened(write_recipe, variants, "one", own=settings, merge_method="ties")
+
+
+@pytest.mark.parametrize(("given", "meant"), [(1, "l1"), (0, "none"), (True, "l1"), ("l1", "l1")])
+@pytest.mark.parametrize("method", ["ties", "dare_ties"])
+def test_rescale_may_be_mergekits_truth_value(write_recipe, variants, method, given, meant):
+    parameters = {"weight": 1, "density": 0.5, "rescale": given}
+    config = opened(write_recipe, variants, "one", merge_method=method, parameters=parameters)
+    assert config.rescale == meant
+    with pytest.raises(ConfigError, match="rescale"):
+        opened(write_recipe, variants, "one", merge_method=method, parameters={**parameters, "rescale": 2})

@@ -87,3 +87,60 @@ def test_a_file_that_shrinks_is_noticed(tmp_path):
     with pytest.raises(ModelError, match="shorter"):
         files.read("a")
     files.close()
+
+
+def tied(folder, tensors, **config):
+    write(folder, tensors)
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = Weights(folder)
+    try:
+        return weights.tied
+    finally:
+        weights.close()
+
+
+TABLE = torch.arange(12.0).view(4, 3)
+
+
+@pytest.mark.parametrize(
+    ("config", "stored", "expected"),
+    [
+        ({"tie_word_embeddings": True}, None, True),
+        ({"tie_word_embeddings": False}, None, False),
+        ({"text_config": {"tie_word_embeddings": True}}, None, True),
+        ({"tie_word_embeddings": False, "text_config": {"tie_word_embeddings": True}}, None, False),
+        ({}, None, True),  # there is nothing else that it could be
+        ({"model_type": "gpt2"}, TABLE, True),
+        ({"model_type": "gemma"}, TABLE, True),
+        ({"model_type": "gpt2", "tie_word_embeddings": False}, TABLE, False),
+        ({"model_type": "llama"}, TABLE, False),
+        ({"model_type": "none of transformers'"}, TABLE, False),
+        ({"model_type": ["gpt2"]}, TABLE, False),
+        ({"model_type": "gpt2"}, TABLE + 1, False),  # transformers does not tie what differs
+        ({"tie_word_embeddings": True}, TABLE, True),
+        ({"tie_word_embeddings": True}, TABLE + 1, False),
+        ({"tie_word_embeddings": True}, TABLE.half(), False),
+        ({"tie_word_embeddings": True}, TABLE[:3], False),
+    ],
+)
+def test_whether_the_output_layer_is_the_embedding(tmp_path, config, stored, expected):
+    tensors = {"transformer.wte.weight": TABLE}
+    if stored is not None:
+        tensors["lm_head.weight"] = stored.clone()
+    assert tied(tmp_path / "m", tensors, **config) is expected
+
+
+def test_the_whole_output_layer_is_compared(tmp_path, monkeypatch):
+    from trivet.merge import weights
+
+    monkeypatch.setattr(weights, "_COMPARED", 4)
+    last = TABLE.clone()
+    last[3, 2] += 1
+    table = {"model.embed_tokens.weight": torch.full((4, 3), float("nan"))}
+    assert tied(
+        tmp_path / "a", table | {"lm_head.weight": table["model.embed_tokens.weight"].clone()},
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    assert not tied(
+        tmp_path / "b", {"model.embed_tokens.weight": TABLE, "lm_head.weight": last}, tie_word_embeddings=True
+    )

@@ -1,5 +1,6 @@
 """The same tensors and the same recipes through mergekit 0.1.5, which is LGPL and used here alone."""
 
+import json
 import subprocess
 import sys
 import time
@@ -11,6 +12,8 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from tests.conftest import make_tiny_model
+from tests.merge.conftest import change
 
 from trivet.merge import merge_checkpoints, merge_tensors
 from trivet.merge._trim import kept_count
@@ -218,3 +221,121 @@ def test_whole_recipes_on_the_embedded_model(embedded_variants, tmp_path, method
     print(f"{method}: {apart} of {total:,} numbers are more than one step of bfloat16 apart")
     # What is left are ties at a trimming threshold, and sums of task vectors that are 0 up to rounding.
     assert apart <= (0 if method == "task_arithmetic" else total * 1e-5)
+
+
+# Whole runs on tiny models: how recipes are read, and the layers that slices take
+
+
+@pytest.fixture(scope="module")
+def tiny_variants(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny ``base`` of four layers and its variants ``one``, ``two``, ``three`` (float32, untied)."""
+    root = tmp_path_factory.mktemp("tiny")
+    for place, name in enumerate(("base", "one", "two", "three")):
+        make_tiny_model(root / name, tie_word_embeddings=False, num_hidden_layers=4)
+        if place:
+            change(root / name, seed=place)
+    return root
+
+
+def slice_of(*sources: tuple[str, int, int, dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "sources": [
+            {"model": model, "layer_range": [first, end], "parameters": parameters}
+            for model, first, end, parameters in sources
+        ]
+    }
+
+
+BY_NAME = [{"filter": "mlp", "value": 0.7}, {"value": [0.1, 0.9]}]
+SCALES = [{"filter": "o_proj", "value": 0.0}, {"filter": "down_proj", "value": 0.5}, {"value": 1.0}]
+TINY: dict[str, dict[str, Any]] = {
+    "linear": {
+        "merge_method": "linear",
+        "models": [
+            {"model": "base", "parameters": {"weight": 0.3}},
+            {"model": "one", "parameters": {"weight": [0, 1]}},
+            {"model": "two", "parameters": {"weight": BY_NAME}},
+        ],
+    },
+    "linear of slices": {
+        "merge_method": "linear",
+        "slices": [
+            slice_of(("one", 0, 3, {"weight": [0.2, 0.9]}), ("two", 1, 4, {"weight": 1.0})),
+            slice_of(("two", 3, 4, {"weight": 1.0})),
+        ],
+    },
+    "slerp": {
+        "merge_method": "slerp",
+        "base_model": "base",
+        "slices": [slice_of(("base", 0, 4, {}), ("one", 0, 4, {}))],
+        "parameters": {
+            "t": [
+                {"filter": "self_attn", "value": [0, 0.5, 0.3, 0.7, 1]},
+                {"filter": "mlp", "value": [1, 0.5, 0.7, 0.3, 0]},
+                {"value": 0.5},
+            ]
+        },
+    },
+    "model_stock": {
+        "merge_method": "model_stock",
+        "base_model": "base",
+        "models": [{"model": name} for name in ("one", "two", "three")],
+    },
+    "breadcrumbs": {
+        "merge_method": "breadcrumbs",
+        "base_model": "base",
+        "models": [
+            {"model": "one", "parameters": {"weight": 0.5}},
+            {"model": "two", "parameters": {"weight": [0.2, 0.6], "density": 0.4}},
+        ],
+        "parameters": {"density": 0.8, "gamma": 0.1},
+    },
+    "passthrough": {
+        "merge_method": "passthrough",
+        "slices": [slice_of(("base", 0, 3, {})), slice_of(("one", 1, 4, {"scale": SCALES}))],
+    },
+}
+
+
+def with_folders(value: Any, root: Path) -> Any:
+    """A recipe whose models are folders of ``root``."""
+    if isinstance(value, dict):
+        return {
+            key: str(root / entry) if key in ("model", "base_model") else with_folders(entry, root)
+            for key, entry in value.items()
+        }
+    return [with_folders(entry, root) for entry in value] if isinstance(value, list) else value
+
+
+@pytest.mark.filterwarnings("ignore")  # mergekit's own
+@pytest.mark.parametrize("name", TINY)
+def test_whole_recipes_on_tiny_models(tiny_variants, tmp_path, name):
+    """Within one unit in the last place, or at least as near to the exact value as mergekit is.
+
+    Exact is what mergekit finds in double precision. Where a sum is rounded several times, both are up to
+    three units from that, each in its own direction.
+    """
+    from mergekit.scripts.run_yaml import main  # the command itself; importing it anew takes ten seconds
+
+    recipe = with_folders(TINY[name], tiny_variants)
+    for folder, dtype in (("peer", "float32"), ("exact", "float64")):
+        (tmp_path / f"{folder}.yaml").write_text(yaml.safe_dump({**recipe, "dtype": dtype}))
+        main([str(tmp_path / f"{folder}.yaml"), str(tmp_path / folder), "--quiet"], standalone_mode=False)
+    merge_checkpoints(tmp_path / "peer.yaml", tmp_path / "ours")
+    ours, peer, exact = (
+        load_file(tmp_path / folder / "model.safetensors") for folder in ("ours", "peer", "exact")
+    )
+    assert set(ours) == set(peer)
+    models = [load_file(folder / "model.safetensors") for folder in tiny_variants.iterdir()]
+    apart = [0, 0, 0]
+    for tensor, value in ours.items():
+        assert value.shape == peer[tensor].shape and value.dtype == peer[tensor].dtype == torch.float32
+        inputs = [model[tensor].abs() for model in models if tensor in model]
+        scale = torch.stack([value.abs(), *inputs]).amax(0)
+        pairs = (value, peer[tensor]), (value, exact[tensor]), (peer[tensor], exact[tensor])
+        found = [steps_apart(one.double(), other.double(), scale) for one, other in pairs]
+        assert found[0] <= 1 or found[1] <= found[2], (tensor, found)
+        apart = [max(both) for both in zip(apart, found, strict=True)]
+    print(f"{name}: {apart[0]} units apart; from the exact value {apart[1]} and mergekit {apart[2]}")
+    configs = [json.loads((tmp_path / folder / "config.json").read_text()) for folder in ("ours", "peer")]
+    assert configs[0]["num_hidden_layers"] == configs[1]["num_hidden_layers"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -109,6 +110,18 @@ class TestAddress:
         template = tmp_path / "models/one/chat_template.jinja"
         template.write_text(template.read_text() + "{# changed #}")
         assert step_of(merging()).address != step.address
+
+    def test_of_a_model_that_gives_its_tokenizer_alone_the_tokenizer_is_part_of_it(self, merging, tmp_path):
+        other = make_tiny_model(tmp_path / "models/other", seed=3)
+        recipe = {**RECIPE, "tokenizer_source": "models/other"}
+        step = step_of(merging(systems={"merged": {"merge": recipe}}))
+        assert set(step.models) == {f"models/{name}" for name in ("base", "one", "two", "other")}
+        assert "models/" not in json.dumps(step.description.as_json())
+        shutil.copyfile(tmp_path / "models/one/model.safetensors", other / "model.safetensors")
+        assert step_of(merging(systems={"merged": {"merge": recipe}})).address == step.address
+        template = other / "chat_template.jinja"
+        template.write_text(template.read_text() + "{# changed #}")
+        assert step_of(merging(systems={"merged": {"merge": recipe}})).address != step.address
 
 
 class TestRun:

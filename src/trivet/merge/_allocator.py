@@ -16,8 +16,8 @@ _KEPT, _MAPPED = 64 * 2**20, 32 * 2**20
 def freed_blocks_kept() -> Iterator[None]:
     """Within the block, freed memory is kept for what comes next; afterwards what is free goes back.
 
-    The thresholds stay, since setting one ends their adapting to what a program does: they are as high as they
-    reach by themselves. Does nothing where the C library is not glibc.
+    The thresholds stay, since setting one ends their adapting to what a program does: they are as high as
+    they reach by themselves. Does nothing where the C library is not glibc.
     """
     library = ctypes.CDLL(None)
     if not hasattr(library, "mallopt") or not hasattr(library, "malloc_trim"):

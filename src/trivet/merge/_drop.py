@@ -24,14 +24,14 @@ Mask = Callable[[int, Block], Array]
 
 
 def _as_name(value: Any) -> Any:
-    return {True: "l1", False: "none"}.get(value, value) if isinstance(value, bool) else value
+    return {1.0: "l1", 0.0: "none"}.get(value, value) if isinstance(value, (int, float)) else value
 
 
 TrimRescaleSetting = Annotated[Literal["l1", "none"], BeforeValidator(_as_name)]
 """For methods that trim by magnitude: there is no probability to divide by."""
 
 RescaleSetting = Annotated[Rescale, BeforeValidator(_as_name)]
-"""``true`` and ``false`` are mergekit's names for ``l1`` and ``none``."""
+"""``true`` and ``false`` (also 1 and 0) are mergekit's names for ``l1`` and ``none``."""
 
 
 class Dropped:

@@ -6,7 +6,7 @@ for vectors. So do tensors whose merge the method finds ill-posed.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -20,6 +20,8 @@ from trivet.merge._task_vectors import weighted_sum
 
 class MatrixConfig(MergeConfig):
     """What is merged as a matrix."""
+
+    needs_base: ClassVar[bool] = True
 
     exclude: tuple[str, ...] = Field(
         ("embed_tokens", "lm_head", "wte", "wpe", "word_embeddings", "embed_in", "embed_out"),

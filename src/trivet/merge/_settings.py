@@ -3,10 +3,10 @@
 A key that may differ from expert to expert takes one number for all of them or a list with one number each.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from trivet import _validation
@@ -22,6 +22,7 @@ Fraction = _Fraction | tuple[_Fraction, ...]
 """A share in [0, 1] for each expert."""
 
 Value = TypeVar("Value", bound=float)
+SettingsType = TypeVar("SettingsType", bound="MergeConfig")
 
 
 class MergeConfig(_validation.Config):
@@ -29,14 +30,15 @@ class MergeConfig(_validation.Config):
 
     What the executor has to know of a method stands beside them: whether the base is one more model to be
     merged where it is listed (``base_is_input``), and also where it is not listed but has a weight
-    (``base_joins``); how often the tensors are read (``passes``); and whether it needs whole matrices
-    (``whole``).
+    (``base_joins``); whether there has to be one (``needs_base``); how often the tensors are read
+    (``passes``); and whether it needs whole matrices (``whole``).
     """
 
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
 
     base_is_input: ClassVar[bool] = False
     base_joins: ClassVar[bool] = False
+    needs_base: ClassVar[bool] = False
     passes: ClassVar[int] = 1
     whole: ClassVar[bool] = False
 
@@ -50,6 +52,8 @@ class MergeConfig(_validation.Config):
 
 class TaskVectorConfig(MergeConfig):
     """What every method shares that adds combined task vectors W_t − W_0 to the base W_0."""
+
+    needs_base: ClassVar[bool] = True
 
     weight: Weight = Field(description="factor w_t of each expert's task vector")
     normalize: bool = Field(False, description="divide by the sum of the weights that took part")
@@ -71,6 +75,36 @@ def each(value: float | Sequence[float], count: int, key: str) -> list[float]:
             f"{key}: {len(value)} values for {count} experts", hint="give one number, or one each"
         )
     return [float(entry) for entry in value]
+
+
+def settings_for(
+    kind: type[SettingsType], values: Mapping[str, Any], experts: Sequence[str], *, where: str
+) -> SettingsType:
+    """Build ``kind``; where it holds a value for each expert, a tuple, they are in the order of ``experts``.
+
+    Raises:
+        ConfigError: a value is wrong; names ``where``, the key, the rule and the value, and the expert whose
+            value it is.
+    """
+    try:
+        return _validation.validate(kind, values, where=where)
+    except ConfigError:
+        for key, field in fields_of(kind).items():
+            given = values.get(key)
+            if is_per_expert(field) and isinstance(given, tuple):
+                for value, expert in zip(given, experts, strict=True):
+                    _check_value(key, field, value, where=f"{where}: {expert}")
+        raise
+
+
+def _check_value(key: str, field: FieldInfo, value: Any, *, where: str) -> None:
+    """Refuse a value for one expert. Pydantic says of a union what each of its choices lacks, not this."""
+    single = next(choice for choice in get_args(field.annotation) if get_origin(choice) is not tuple)
+    try:
+        TypeAdapter(single).validate_python(value)
+    except ValidationError as error:
+        said = error.errors(include_url=False)[0]["msg"]
+        raise ConfigError(f"{key}: {said} (received {value!r:.80})", where=where) from None
 
 
 def is_per_expert(field: FieldInfo) -> bool:

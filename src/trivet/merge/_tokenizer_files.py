@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trivet._files import canonical_json, sha256_text
 from trivet.errors import MergeError
+from trivet.models.cache import remembered_sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -98,6 +100,18 @@ def load_tokenizer(folder: Path, tokens: Tokens) -> "PreTrainedTokenizerFast":
             if file.is_file():
                 file.write_text(json.dumps(_settings_without(_mapping(file), gone)), encoding="utf-8")
         return _load(Path(work), folder)
+
+
+def tokenizer_identity(folder: Path) -> str:
+    """SHA-256 of what a merge takes from the tokenizer in ``folder``: its files, and how many rows it has.
+
+    Raises:
+        MergeError: ``config.json`` is damaged.
+    """
+    patterns = (_FILE, *_COPIED, "added_tokens.json", "*.jinja", "additional_chat_templates/*.jinja")
+    files = sorted({file for pattern in patterns for file in folder.glob(pattern)})
+    content = {str(file.relative_to(folder)): remembered_sha256(file) for file in files}
+    return sha256_text(canonical_json([content, rows_of(folder)]))
 
 
 def rows_of(folder: Path) -> int | None:

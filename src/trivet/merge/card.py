@@ -58,7 +58,10 @@ def _front_matter(report: MergeReport) -> str:
 
 def _models(report: MergeReport) -> str:
     """A table of the models with their identities."""
-    lines = ["| model | role | identity (SHA-256 of weights, configuration and tokenizer) |", "|---|---|---|"]
+    lines = [
+        "| model | role | identity (SHA-256 of weights, configuration and tokenizer, as far as used) |",
+        "|---|---|---|",
+    ]
     for name, identity in report.models.items():
         role = "base" if name == report.base else "expert" if name in report.experts else "other"
         lines.append(f"| {_cell(name)} | {role} | {_cell(identity)} |")

@@ -4,6 +4,7 @@ import platform
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +14,18 @@ import yaml
 from trivet import __version__
 from trivet._files import write_json, write_text
 from trivet._validation import read_yaml
-from trivet.errors import MergeError, StoreError
+from trivet.errors import MergeError
 from trivet.merge import shard_numbers
 from trivet.merge._tokenizer_files import read_tokens
 from trivet.merge.card import model_card
-from trivet.merge.executor import (
-    SHARD_BYTES,
-    STATE,
-    Done,
-    Merge,
-    Outcome,
-    only_writer,
-    prepare,
-    run,
-    staging_folder,
-)
+from trivet.merge.executor import SHARD_BYTES, Done, Merge, Outcome, bytes_of, prepare, run
 from trivet.merge.layers import with_layers
 from trivet.merge.recipe import Recipe, parse_recipe
 from trivet.merge.report import JSON_FILE, MergeReport, TensorReport
 from trivet.merge.report import write_json as write_report
 from trivet.merge.report_page import write_html
 from trivet.merge.special_tokens import with_moved_ids
+from trivet.merge.staging import STATE, lacking, move_into_place, only_writer, staging_folder
 from trivet.merge.tokenizer import save as save_tokenizer
 from trivet.merge.weights import read_json
 
@@ -76,7 +68,7 @@ def merge_checkpoints(
     Raises:
         ConfigError: the recipe is wrong.
         ModelError: a model cannot be opened.
-        MergeError: the models do not fit together, or ``out`` holds something else.
+        MergeError: the models do not fit together, or ``out`` holds something else or is damaged.
         StoreError: the disk is full.
     """
     prepared, text = open_merge(recipe, base=base, shard_bytes=shard_bytes)
@@ -93,14 +85,11 @@ def merge_checkpoints(
                 threads=threads,
                 on_bytes=on_bytes,
                 on_shard=lambda file, done: shard_numbers.keep(
-                    staging, file, [_tensor(prepared.recipe.method, one) for one in done]
+                    staging, file, [_tensor(prepared, one) for one in done]
                 ),
             )
             report = _finish(prepared, outcome, text)
-            try:
-                staging.rename(out)
-            except OSError as error:
-                raise StoreError(f"cannot write: {error.strerror or error}", where=str(out)) from error
+            move_into_place(staging, out, _config(prepared))
             return Merged(out, report)
     finally:
         prepared.sources.close()
@@ -134,18 +123,25 @@ def is_done(out: Path, merge: Merge) -> bool:
     """Whether ``out`` holds this same merge.
 
     Raises:
-        MergeError: it holds something else.
+        MergeError: it holds something else, or files of it are missing or cut off.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     state = out / STATE
     if state.is_file() and read_json(state).get("address") == merge.address:
-        return True
+        damaged = lacking(out, merge.shards)
+        if not damaged:
+            return True
+        raise MergeError(
+            f"holds this merge, but is damaged: missing or not whole: {', '.join(damaged)}",
+            where=str(out),
+            hint="remove the folder and run the same command again",
+        )
     raise MergeError("is there already", where=str(out), hint="choose another folder, or remove it first")
 
 
 def _finish(merge: Merge, outcome: Outcome, text: str) -> MergeReport:
-    """Write everything but the weights; the configuration comes last, without which nothing loads."""
+    """Write everything but the weights and the configuration, without which nothing loads."""
     folder = outcome.folder
     donor = merge.layout.donor.folder
     for name in _OTHER_FILES:
@@ -160,7 +156,6 @@ def _finish(merge: Merge, outcome: Outcome, text: str) -> MergeReport:
     write_text(folder / "README.md", model_card(report))
     write_text(folder / "merge_recipe.yaml", text)
     shard_numbers.remove(folder)
-    write_json(folder / "config.json", _config(merge))
     return report
 
 
@@ -206,19 +201,18 @@ def _moved(merge: Merge, values: dict[str, Any]) -> dict[str, Any]:
     """``values`` with the special tokens' ids of the merge's own tokenizer."""
     assert merge.vocabulary is not None
     tokenizer = merge.vocabulary.tokenizer
-    before = read_tokens(merge.layout.donor.folder)
+    known = read_tokens(merge.layout.donor.folder)
+    before = {} if known is None else known.ids
     kinds = {
         f"{kind}_id": getattr(tokenizer, f"{kind}_id", None) for kind in tokenizer.SPECIAL_TOKENS_ATTRIBUTES
     }
     own = {kind: number for kind, number in kinds.items() if isinstance(number, int)}
-    return with_moved_ids(values, {} if before is None else before.ids, tokenizer.get_vocab(), own)
+    return with_moved_ids(values, before, tokenizer.get_vocab(), own, rows=merge.vocabulary.size)
 
 
 def _report(merge: Merge, outcome: Outcome, text: str) -> MergeReport:
     recipe = merge.recipe
-    types = sorted(
-        {str(tensor.dtype).removeprefix("torch.") for shard in merge.shards for tensor in shard.tensors}
-    )
+    types = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in merge.planned.values()})
     warnings = list(merge.layout.notes)
     if merge.vocabulary is not None:
         warnings += merge.vocabulary.warnings
@@ -238,11 +232,11 @@ def _report(merge: Merge, outcome: Outcome, text: str) -> MergeReport:
         models=merge.identities,
         output_dtype=", ".join(types),
         seconds=outcome.seconds,
-        bytes_read=outcome.bytes_read,
-        bytes_written=outcome.bytes_written,
+        bytes_read=bytes_of(merge.layout.outputs),
+        bytes_written=sum(shard.bytes for shard in merge.shards),
         seed=recipe.seed,
         versions=_versions(),
-        tensors=[numbers[output.name] for output in merge.layout.outputs if output.name in numbers],
+        tensors=[numbers[output.name] for output in merge.layout.outputs],
         warnings=warnings,
         hub_ids={name: name for name, folder in sources.items() if "/" in name and not Path(name).exists()},
     )
@@ -254,15 +248,15 @@ def _experts(merge: Merge) -> list[str]:
     return [name for name in merge.recipe.model_names() if name in used]
 
 
-def _tensor(method: str, done: Done) -> TensorReport:
-    entry, notes = done.output.entry, done.notes
+def _tensor(merge: Merge, done: Done) -> TensorReport:
+    notes, shape = done.notes, merge.planned[done.output.name].shape
     numbers = done.sums.finish() if done.sums is not None else None
-    elements = max(1, (entry.end - entry.start) // entry.dtype.itemsize)
+    elements = prod(shape)
     extra = {key: value for key, value in notes.items() if key not in _NOTED}
     return TensorReport(
         name=done.output.name,
-        shape=entry.shape,
-        method=method if entry.floating else "copied",
+        shape=shape,
+        method=merge.recipe.method if done.output.entry.floating else "copied",
         elements=elements,
         experts=[part.source.name for part in done.output.experts],
         density=notes.get("density"),

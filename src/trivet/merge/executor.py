@@ -5,46 +5,47 @@ last step, so what stands under its name is a finished checkpoint. Killed at any
 goes on with the first shard that is not finished.
 """
 
-import fcntl
-import os
-import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 
-from trivet._files import canonical_json, sha256_text, write_json
-from trivet.errors import MergeError, StoreError
+from trivet._files import canonical_json, sha256_text
+from trivet.errors import MergeError
 from trivet.merge._allocator import freed_blocks_kept
 from trivet.merge._group import Merged, TensorGroup
+from trivet.merge._tokenizer_files import tokenizer_identity
 from trivet.merge.diagnostics import Sums, diagnose
-from trivet.merge.groups import Groups, common_values
-from trivet.merge.layers import VOCABULARY
+from trivet.merge.groups import Groups, common_values, of_tokens, vocabulary_parts
 from trivet.merge.layout import Layout, Output, config_class, output_dtype, plan_layout
 from trivet.merge.recipe import Recipe
-from trivet.merge.shards import Planned, Shard, ShardWriter, plan_shards, write_index
+from trivet.merge.shards import Planned, Shard, ShardWriter, is_whole, plan_shards, write_index
 from trivet.merge.sources import Sources
+from trivet.merge.staging import open_staging
 from trivet.merge.stream import memory_of_one
 from trivet.merge.tokenizer import build_vocabulary, same_vocabulary
+from trivet.merge.tokenizer_rule import RULES
 from trivet.merge.vocabulary import Vocabulary
-from trivet.merge.weights import read_json
 
 SHARD_BYTES = 5 * 10**9
-STATE = "merge_state.json"
 DIAGNOSED = 2**16  # elements of a tensor that the report's diagnostics look at, about: evenly spaced rows
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Merge:
-    """A merge that is settled and checked, and not yet run."""
+    """A merge that is settled and checked, and not yet run.
+
+    ``identities`` has a SHA-256 of the content of each model by its name in the recipe, and of the tokenizer
+    alone where the recipe names a model for nothing else.
+    """
 
     recipe: Recipe
     layout: Layout
@@ -65,6 +66,11 @@ class Merge:
         method = [self.layout.method.name, self.layout.method.version]
         inputs = [self.identities, self.chat_template]
         return sha256_text(canonical_json([_FORMAT, method, content, inputs, shards]))
+
+    @cached_property
+    def planned(self) -> dict[str, Planned]:
+        """The tensors that are written, by their names."""
+        return {tensor.name: tensor for shard in self.shards for tensor in shard.tensors}
 
 
 @dataclass
@@ -101,14 +107,26 @@ def prepare(recipe: Recipe, *, folder: Path, where: str, shard_bytes: int = SHAR
     """
     sources = Sources(folder, recipe.base_model)
     layout = plan_layout(recipe, sources, where=where)
+    models = [sources.open(name) for name in recipe.model_names()]
     vocabulary = _vocabulary(recipe, sources)
+    if vocabulary is not None:
+        for output in filter(of_tokens, layout.outputs):
+            vocabulary_parts(output, models)
     tensors = [
         Planned(output.name, _shape(output, vocabulary), output_dtype(recipe, output.entry))
         for output in layout.outputs
     ]
-    identities = {name: sources.open(name).identity for name in recipe.model_names()}
     shards = tuple(plan_shards(tensors, shard_bytes))
+    identities = _identities(recipe, sources)
     return Merge(recipe, layout, shards, vocabulary, _template(recipe, sources), identities, sources)
+
+
+def _identities(recipe: Recipe, sources: Sources) -> dict[str, str]:
+    found = {name: sources.open(name).identity for name in recipe.model_names()}
+    rule = recipe.vocabulary
+    if rule is not None and rule.source not in (*RULES, *found):
+        found[rule.source] = tokenizer_identity(sources.folder_of(rule.source))
+    return found
 
 
 def _template(recipe: Recipe, sources: Sources) -> str | None:
@@ -137,7 +155,7 @@ def _vocabulary(recipe: Recipe, sources: Sources) -> Vocabulary | None:
 
 
 def _shape(output: Output, vocabulary: Vocabulary | None) -> tuple[int, ...]:
-    if vocabulary is None or not VOCABULARY.search(output.name):
+    if vocabulary is None or not of_tokens(output):
         return output.entry.shape
     return (vocabulary.size, *output.entry.shape[1:])
 
@@ -163,13 +181,13 @@ def run(
         StoreError: the disk is full.
     """
     started = time.perf_counter()
-    _open_staging(staging, merge.address)
+    open_staging(staging, merge.address, merge.shards)
     outcome = Outcome(staging, 0.0, 0, 0)
     whole = threads or workers_for(merge.layout)
     work = _Work(merge, outcome, on_bytes)
     with freed_blocks_kept(), _one_thread_each(whole):
         for shard in merge.shards:
-            if not (staging / shard.file).is_file():
+            if not is_whole(staging, shard):
                 before = len(outcome.tensors)
                 with ShardWriter(staging, shard) as writer:
                     work.shard(shard, writer, whole)
@@ -180,38 +198,6 @@ def run(
     return outcome
 
 
-def staging_folder(target: Path) -> Path:
-    """Where a merge is made before it moves to ``target``."""
-    return target.parent / f".{target.name}.merging"
-
-
-@contextmanager
-def only_writer(target: Path) -> Iterator[None]:
-    """Within the block, no other process makes a merge for ``target``.
-
-    Raises:
-        MergeError: another one does.
-        StoreError: the folder that it would lie in cannot be written.
-    """
-    path = staging_folder(target).with_name(f".{target.name}.merging.lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise StoreError(f"cannot write: {error.strerror or error}", where=str(path)) from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise MergeError(
-                "another merge is writing it", where=str(target), hint="wait for it, or choose another folder"
-            ) from None
-        yield
-        path.unlink(missing_ok=True)
-    finally:
-        os.close(descriptor)
-
-
 def workers_for(layout: Layout) -> int:
     """How many tensors are merged at once: one for each thread, as far as half of the free memory goes."""
     threads = torch.get_num_threads()
@@ -219,21 +205,6 @@ def workers_for(layout: Layout) -> int:
         return threads
     room = psutil.virtual_memory().available // 2
     return int(max(1, min(threads, room // max(1, memory_of_one(layout.outputs, whole=True)))))
-
-
-def _open_staging(staging: Path, address: str) -> None:
-    """An empty folder, or one with finished shards of the same merge."""
-    state = staging / STATE
-    try:
-        if state.is_file() and read_json(state).get("address") == address:
-            for partial in staging.glob(".*.partial"):
-                partial.unlink()
-            return
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-    except OSError as error:
-        raise StoreError(f"cannot write: {error.strerror or error}", where=str(staging)) from error
-    write_json(state, {"address": address})
 
 
 class _one_thread_each:  # noqa: N801 - reads as a statement
@@ -261,7 +232,6 @@ class _Work:
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._groups = Groups(merge)
-        self._dtypes = {tensor.name: tensor.dtype for shard in merge.shards for tensor in shard.tensors}
 
     def shard(self, shard: Shard, writer: ShardWriter, threads: int) -> None:
         names = {tensor.name for tensor in shard.tensors}
@@ -287,7 +257,7 @@ class _Work:
         group = self._groups.open(output)
         merged = self._merge.layout.method.function(output.config, group)
         with torch.inference_mode():
-            sums = self._write(group, merged, writer, self._dtypes[output.name])
+            sums = self._write(group, merged, writer, self._merge.planned[output.name].dtype)
         self._record(Done(output, group.notes, sums))
 
     def _write(

@@ -1,14 +1,16 @@
 """The tensors of a merge as its method sees them, be they for a file or for a model that is running."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from math import prod
 from typing import TYPE_CHECKING
 
 import torch
 
 from trivet.errors import MergeError
 from trivet.merge._group import MemoryGroup, ModelScope, TensorGroup
-from trivet.merge.layers import VOCABULARY
-from trivet.merge.layout import Output, output_dtype
+from trivet.merge.layers import OUTPUT_LAYER, VOCABULARY
+from trivet.merge.layout import Output, Part, output_dtype
+from trivet.merge.sources import Source
 from trivet.merge.stream import StreamGroup
 from trivet.merge.vocabulary import Vocabulary, align
 
@@ -32,20 +34,19 @@ class Groups:
 
     def _group(self, output: Output) -> TensorGroup:
         vocabulary = self._merge.vocabulary
-        if vocabulary is None or not VOCABULARY.search(output.name) or _unchanged(output, vocabulary):
+        if vocabulary is None or not of_tokens(output) or _unchanged(output, vocabulary):
             return StreamGroup(output, seed=self._merge.recipe.seed)
         return self._vocabulary_group(output, vocabulary)
 
     def _vocabulary_group(self, output: Output, vocabulary: Vocabulary) -> TensorGroup:
         """A tensor whose rows are tokens: brought into the order of the new vocabulary first, in memory."""
         names = self._merge.recipe.model_names()
-        sources = [self._merge.sources.open(name) for name in names]
-        matrices = [
-            source.rows(output.name, 0, source.weights.entries[output.name].shape[0]) for source in sources
-        ]
+        parts = vocabulary_parts(output, [self._merge.sources.open(name) for name in names])
+        matrices = [_by_token(part) for part in parts]
+        shape = (vocabulary.size, *output.entry.shape[1:])
 
         def aligned(name: str) -> torch.Tensor:
-            return align(vocabulary, names.index(name), matrices)
+            return align(vocabulary, names.index(name), matrices).reshape(shape)
 
         base = None if output.base is None else aligned(output.base.source.name)
         experts = [aligned(part.source.name) for part in output.experts]
@@ -55,6 +56,53 @@ class Groups:
         for output in self._merge.layout.outputs:
             if output.entry.floating:
                 yield self._group(output)
+
+
+def of_tokens(output: Output) -> bool:
+    """Whether each row of a tensor belongs to a token."""
+    return VOCABULARY.search(output.name) is not None
+
+
+def vocabulary_parts(output: Output, sources: Sequence[Source]) -> list[Part]:
+    """The tensor of every model that a vocabulary tensor is put together from.
+
+    Models that are not merged into it are among them: they may have rows of tokens that others lack.
+
+    Raises:
+        MergeError: a model has none, or one of another shape; the number of tokens may differ.
+    """
+    merged = {part.source.name: part for part in output.parts}
+    parts = []
+    for source in sources:
+        part = merged.get(source.name) or Part(source, _tensor_of(source, output.name))
+        shape = part.entry.shape
+        if not shape or shape[1:] != output.entry.shape[1:]:
+            raise MergeError(
+                f"{part.tensor} has the shape {list(shape)}, which does not fit {list(output.entry.shape)}",
+                where=source.name,
+                hint="a tokenizer rule joins models that differ in their tokens alone",
+            )
+        parts.append(part)
+    return parts
+
+
+def _tensor_of(source: Source, name: str) -> str:
+    """The tensor that a model has for a vocabulary tensor: a tied output layer is the embedding."""
+    if source.entry(name) is None and OUTPUT_LAYER.search(name) and source.weights.tied:
+        name = source.weights.embedding or name
+    if source.entry(name) is None:
+        raise MergeError(
+            f"lacks the tensor {name}",
+            where=source.name,
+            hint="a tokenizer rule needs the embeddings of all models, for the tokens that only some have",
+        )
+    return name
+
+
+def _by_token(part: Part) -> torch.Tensor:
+    """A whole vocabulary tensor in float32, [tokens, columns]; a bias has one column."""
+    shape = part.entry.shape
+    return part.source.rows(part.tensor, 0, prod(shape[:-1])).reshape(shape[0], prod(shape[1:]))
 
 
 def _unchanged(output: Output, vocabulary: Vocabulary) -> bool:

@@ -13,11 +13,19 @@ from trivet.errors import MergeError
 
 _LAYER = re.compile(r"^(?P<head>(?:.*\.)?(?:layers|layer|h|blocks|block)\.)(?P<number>\d+)(?P<tail>\..+)$")
 _COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
-_FIRST = re.compile(r"(?:^|\.)(?:embed|wte|wpe|word_embeddings|position_embeddings)")
+_FIRST = re.compile(r"(?:^|\.)(?:embed(?!_out)|wte|wpe|word_embeddings|position_embeddings)")
 VOCABULARY = re.compile(
     r"(?:^|\.)(?:embed_tokens|lm_head|wte|word_embeddings|embed_in|embed_out|output_layer)\.(?:weight|bias)$"
 )
 """Tensors whose first dimension is the vocabulary."""
+OUTPUT_LAYER = re.compile(r"(?:^|\.)(?:lm_head|embed_out|output_layer)\.weight$")
+"""The output layer, which may be the embedding."""
+
+# Towers of other senses have layers of their own, which no slice of the decoder is about.
+_TOWER = re.compile(r"(?:^|\.)(?:vision|visual|audio|image)\w*\.")
+_PREDICTION = re.compile(r"(?:^|\.)mtp(?:_\w+)?\.")
+_COMPUTED = re.compile(r"(?:rotary_emb\.inv_freq|\.(?:attn|attention)\.masked_bias)$")
+_CAUSAL_MASK = re.compile(r"\.(?:attn|attention)\.bias$")
 
 
 @dataclass(frozen=True)
@@ -36,12 +44,27 @@ class LayerName:
 def layer_of(name: str) -> LayerName | None:
     """Where a tensor's layer number is; ``None`` for a tensor outside the layers."""
     match = _LAYER.match(name)
-    return None if match is None else LayerName(match["head"], int(match["number"]), match["tail"])
+    if match is None or _TOWER.search(match["head"]):
+        return None
+    return LayerName(match["head"], int(match["number"]), match["tail"])
 
 
 def comes_first(name: str) -> bool:
     """Whether a tensor outside the layers comes before them (embeddings) or after (norm, output layer)."""
     return _FIRST.search(name) is not None
+
+
+def is_computed(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether it is what models compute and older ones stored: a rotary table, a causal mask."""
+    return bool(_COMPUTED.search(name) or (len(shape) == 4 and _CAUSAL_MASK.search(name)))
+
+
+def is_prediction_layer(name: str) -> bool:
+    """Whether a tensor belongs to the layers beside a decoder that predict several tokens at once.
+
+    Models that were fine-tuned with transformers have lost them: it does not load them.
+    """
+    return _PREDICTION.search(name) is not None
 
 
 def count_layers(config: Mapping[str, Any], where: str) -> int:

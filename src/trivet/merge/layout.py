@@ -1,17 +1,17 @@
 """What a recipe makes: every tensor of the output, where it comes from, and the settings for it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from trivet._validation import did_you_mean, validate
+from trivet._validation import did_you_mean
 from trivet.catalogue import Method, find
 from trivet.errors import ConfigError, MergeError
-from trivet.merge import parameters
-from trivet.merge._settings import MergeConfig, fields_of, is_per_expert
-from trivet.merge.layers import VOCABULARY, LayerName, comes_first, count_layers, layer_of
+from trivet.merge import architecture, parameters
+from trivet.merge._settings import MergeConfig, fields_of, is_per_expert, settings_for
+from trivet.merge.layers import OUTPUT_LAYER, LayerName, comes_first, layer_of
 from trivet.merge.recipe import Module, Recipe, Slice, SliceSource
 from trivet.merge.sources import Source, Sources
 from trivet.merge.weights import Entry, same_shape
@@ -74,36 +74,18 @@ class _Planner:
         self.notes: dict[str, None] = {}
         self.layers: dict[str, dict[int, list[LayerName]]] = {}
         self.models = [sources.open(name) for name in recipe.model_names()]
-        for source in self.models:
-            if source.weights.config.get("quantization_config"):
-                raise MergeError(
-                    "holds quantised weights, which cannot be averaged",
-                    where=source.name,
-                    hint="dequantise it first: load it with transformers and save_pretrained() in bfloat16",
-                )
         self.donor = self.models[0]
-        for source in self.models:
-            self._note_other_base(source)
+        architecture.refuse_unfit(self.donor, self.models)
+        self._note(architecture.other_bases(self.models, recipe.base_model))
 
-    def _note_other_base(self, source: Source) -> None:
-        """An adapter whose shapes fit may still belong to another model, another size of one family say."""
-        if source.adapter is None or not source.adapter.trained_on:
-            return
-        wanted = _last_part(source.adapter.trained_on)
-        named = [self.recipe.base_model or "", source.name.partition("+")[0], str(source.folder)]
-        named.append(str(source.weights.config.get("_name_or_path", "")))
-        if wanted not in map(_last_part, named):
-            self.notes[
-                f"the adapter {source.name} says that it belongs to {source.adapter.trained_on}; "
-                f"it is put on {source.folder.name}"
-            ] = None
+    def _note(self, notes: Iterable[str]) -> None:
+        self.notes |= dict.fromkeys(notes)
 
     def plan(self) -> Layout:
         module = self.recipe.module
         slices = module.slices or [self._whole(module)]
         self._known_keys(module, slices)
-        names = [name for name in self.donor.weights.entries if not self._skipped(name)]
-        outside = [name for name in names if layer_of(name) is None]
+        outside = [name for name in self._names(self.donor) if layer_of(name) is None]
         outputs = [self._outside(name, slices[0], module) for name in outside if comes_first(name)]
         order: list[tuple[Source, int]] = []
         for part in slices:
@@ -113,39 +95,48 @@ class _Planner:
                 origin = part.sources[0]
                 order.append((self.sources.open(origin.model), origin.layer_range[0] + step))
         outputs += [self._outside(name, slices[-1], module) for name in outside if not comes_first(name)]
-        self._nothing_left_out()
+        architecture.same_layers(self.donor, [output.name for output in outputs])
+        used: dict[Source, set[str]] = {source: set() for source in self.models}
+        for found in (found for output in outputs for found in output.parts):
+            used[found.source].add(found.tensor)
+        self._note(architecture.left_out(self.donor, used, whole=module.models is not None))
         return Layout(self.method, tuple(outputs), tuple(order), self.donor, tuple(self.notes))
 
     def _whole(self, module: Module) -> Slice:
         """``models`` is one slice of all layers."""
-        count = count_layers(self.donor.weights.config, self.donor.name)
+        count = architecture.equal_depth(self.donor, self.models)
         sources = [
             SliceSource(model=model.model, layer_range=(0, count), parameters=model.parameters)
             for model in module.models or ()
         ]
         return Slice(sources=sources)
 
-    def _skipped(self, name: str) -> bool:
-        """A tied output layer is the embedding and is not written twice; rotary tables are computed."""
-        return (self.donor.weights.tied and name.startswith("lm_head.")) or name.endswith(
-            "rotary_emb.inv_freq"
-        )
+    def _names(self, source: Source) -> list[str]:
+        """The tensors of a model that have a place in the output."""
+        stored = source.weights.entries.items()
+        return [name for name, entry in stored if not architecture.is_skipped(self.donor, name, entry.shape)]
 
     def _layer(self, part: Slice, step: int, number: int, depth: float, module: Module) -> list[Output]:
-        """The tensors of output layer ``number``; their names are those of the first source's layer."""
-        origin = part.sources[0]
+        """The tensors of output layer ``number``: the base's, without a base the first source's."""
+        numbers = [source.layer_range[0] + step for source in part.sources]
+        models = [source.model for source in part.sources]
+        layers, *_ = [self._tensors_of_layer(*pair) for pair in zip(models, numbers, strict=True)]
+        base = part.base_model or self.recipe.base_model
+        if base is not None:
+            own = dict(zip(models, numbers, strict=True)).get(base, numbers[0])
+            layers = self._tensors_of_layer(base, own)
         made = []
-        for layer in self._tensors_of_layer(origin.model, origin.layer_range[0] + step):
-            tensors = [layer.numbered(source.layer_range[0] + step) for source in part.sources]
+        for layer in layers:
+            tensors = [layer.numbered(place) for place in numbers]
             made.append(self._output(layer.numbered(number), tensors, part, module, depth))
         return made
 
     def _tensors_of_layer(self, model: str, number: int) -> list[LayerName]:
         if model not in self.layers:
             found: dict[int, list[LayerName]] = {}
-            for name in self.sources.open(model).weights.entries:
+            for name in self._names(self.sources.open(model)):
                 layer = layer_of(name)
-                if layer is not None and not self._skipped(name):
+                if layer is not None:
                     found.setdefault(layer.number, []).append(layer)
             self.layers[model] = found
         if number not in self.layers[model]:
@@ -161,6 +152,12 @@ class _Planner:
 
     def _output(self, name: str, tensors: list[str], part: Slice, module: Module, depth: float) -> Output:
         base_name = part.base_model or self.recipe.base_model
+        if base_name is None and self.kind.needs_base:
+            raise MergeError(
+                f"{self.recipe.merge_method} needs base_model",
+                where=self.where,
+                hint="name the model that the others were fine-tuned from",
+            )
         base = None if base_name is None else self._part(base_name, tensors[0])
         takes_base = self.kind.base_is_input
         experts, scopes = [], []
@@ -193,8 +190,8 @@ class _Planner:
 
     def _part(self, model: str, tensor: str) -> Part:
         source = self.sources.open(model)
-        if source.entry(tensor) is None and tensor.startswith("lm_head.") and source.weights.tied:
-            tensor = self._embedding_of(source)  # its output layer is its embedding
+        if source.entry(tensor) is None and OUTPUT_LAYER.search(tensor) and source.weights.tied:
+            tensor = source.weights.embedding or tensor  # its output layer is its embedding
         if source.entry(tensor) is None:
             raise MergeError(
                 f"lacks the tensor {tensor}",
@@ -231,7 +228,8 @@ class _Planner:
                 one = parameters.resolve(key, shared, name, depth)
                 if one is not None:
                     values[key] = one
-        return validate(self.kind, values, where=f"{self.where}: {name}")
+        names = [expert.source.name for expert in experts]
+        return settings_for(self.kind, values, names, where=f"{self.where}: {name}")
 
     def _known_keys(self, module: Module, slices: list[Slice]) -> None:
         scopes: list[Mapping[str, Any]] = [self.recipe.parameters, module.parameters]
@@ -247,31 +245,6 @@ class _Planner:
                     hint=did_you_mean(key, self.fields),
                 )
             self.notes[f"the parameter {key!r} has no effect on {self.recipe.merge_method}"] = None
-
-    def _embedding_of(self, source: Source) -> str:
-        names = [name for name in source.weights.entries if VOCABULARY.search(name) and comes_first(name)]
-        return names[0] if names else "lm_head.weight"
-
-    def _nothing_left_out(self) -> None:
-        for source in self.models:
-            own_output = any(name.startswith("lm_head.") for name in source.weights.entries)
-            if self.donor.weights.tied and not source.weights.tied and own_output:
-                raise MergeError(
-                    "has an output layer of its own, and that of the base is its embedding",
-                    where=source.name,
-                    hint=f"{self.donor.name} ties them (tie_word_embeddings); merge models that agree in it",
-                )
-            extra = sorted(set(source.weights.entries) - set(self.donor.weights.entries))
-            extra = [name for name in extra if layer_of(name) is None and not self._skipped(name)]
-            if extra:
-                self.notes[
-                    f"{source.name}: {', '.join(extra)} is not in {self.donor.name} and is left out"
-                ] = None
-
-
-def _last_part(name: str) -> str:
-    """The name of a model without owner, folder and upper case."""
-    return name.rstrip("/").rpartition("/")[2].lower()
 
 
 def config_class(method: Method) -> type[MergeConfig]:

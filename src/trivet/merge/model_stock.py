@@ -30,9 +30,14 @@ _SINGULAR = 1e-6
 class Config(MergeConfig):
     """Whether the agreement is measured for the whole tensor or for each row."""
 
+    needs_base: ClassVar[bool] = True
     passes: ClassVar[int] = 2
 
     filter_wise: bool = Field(False, description="one ratio for each row instead of one for the tensor")
+
+    def check(self, count: int, where: str) -> None:
+        if count < 2:
+            raise MergeError(f"model_stock needs at least two experts, not {count}", where=where)
 
 
 @method(paper="2502.06876", version=1, takes=("Checkpoint",), gives=("Checkpoint",))
@@ -43,8 +48,7 @@ def merge(config: Config, tensor: TensorGroup) -> Merged:
         MergeError: there is no base, or fewer than two experts.
     """
     tensor.require_base()
-    if tensor.count < 2:
-        raise MergeError("model_stock needs at least two experts", where=tensor.name)
+    config.check(tensor.count, tensor.name)
     ratio = None if config.filter_wise else _whole_ratio(tensor)
     if ratio is not None:
         tensor.notes["interpolation_ratio"] = float(ratio)

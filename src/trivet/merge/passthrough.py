@@ -26,6 +26,14 @@ class Config(MergeConfig):
 
     scale: Annotated[Weight, Field(description="factor of the tensor")] = 1.0
 
+    def check(self, count: int, where: str) -> None:
+        if count != 1:
+            raise MergeError(
+                f"passthrough takes one source, not {count}",
+                where=where,
+                hint="give each slice one source, or choose a method that merges",
+            )
+
 
 @method(version=1, takes=("Checkpoint",), gives=("Checkpoint",))
 def merge(config: Config, tensor: TensorGroup) -> Merged:
@@ -34,12 +42,7 @@ def merge(config: Config, tensor: TensorGroup) -> Merged:
     Raises:
         MergeError: there are several sources.
     """
-    if tensor.count != 1:
-        raise MergeError(
-            f"passthrough takes one source, not {tensor.count}",
-            where=tensor.name,
-            hint="give each slice one source, or choose a method that merges",
-        )
+    config.check(tensor.count, tensor.name)
     (scale,) = each(config.scale, 1, "scale")
 
     def block(rows: Block) -> torch.Tensor:

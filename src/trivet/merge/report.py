@@ -52,8 +52,9 @@ class MergeReport:
     """One merge.
 
     ``recipe_text`` is the recipe's file as it was. ``models`` has the identity (hexadecimal SHA-256) of each
-    model by its name in the recipe, ``hub_ids`` the id on the Hugging Face hub of those that came from there.
-    ``seconds``, ``bytes_read`` and ``bytes_written`` are of the whole merge; ``versions`` of the software.
+    model by its name in the recipe (that of its tokenizer where nothing else of it is used), ``hub_ids`` the
+    id on the Hugging Face hub of those that came from there. ``bytes_read`` and ``bytes_written`` are of the
+    whole merge, ``seconds`` of the run that finished it; ``versions`` of the software.
     """
 
     recipe_text: str

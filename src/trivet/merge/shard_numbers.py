@@ -1,14 +1,19 @@
-"""What the report says of a finished shard's tensors, kept beside it until the whole merge is finished."""
+"""What the report says of a finished shard's tensors, kept beside it until the report holds it."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from trivet._files import write_text
-from trivet.merge.report import TensorReport, plain
+from trivet.merge.report import JSON_FILE, TensorReport, plain
 from trivet.merge.weights import read_json
 
 _SUFFIX = ".numbers.json"
+
+
+def file_name(shard: str) -> str:
+    """The name of the file with a shard's numbers."""
+    return f".{shard}{_SUFFIX}"
 
 
 def keep(folder: Path, shard: str, tensors: Sequence[TensorReport]) -> None:
@@ -18,13 +23,18 @@ def keep(folder: Path, shard: str, tensors: Sequence[TensorReport]) -> None:
         StoreError: the folder cannot be written.
     """
     content = plain({"tensors": [vars(tensor) for tensor in tensors]})
-    write_text(folder / f".{shard}{_SUFFIX}", json.dumps(content, ensure_ascii=False, allow_nan=False))
+    write_text(folder / file_name(shard), json.dumps(content, ensure_ascii=False, allow_nan=False))
 
 
 def read(folder: Path) -> dict[str, TensorReport]:
-    """The reports of all shards by the tensor's name."""
+    """The reports of all shards by the tensor's name.
+
+    A run that was stopped after it had written the merge's report may have removed what was kept; then they
+    are in that report.
+    """
     found = {}
-    for file in sorted(folder.glob(f".*{_SUFFIX}")):
+    report = folder / JSON_FILE
+    for file in (*([report] if report.is_file() else []), *sorted(folder.glob(f".*{_SUFFIX}"))):
         for values in read_json(file)["tensors"]:
             found[values["name"]] = TensorReport(**{**values, "shape": tuple(values["shape"])})
     return found

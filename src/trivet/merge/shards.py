@@ -66,6 +66,33 @@ def plan_shards(tensors: Sequence[Planned], shard_bytes: int) -> list[Shard]:
     ]
 
 
+def is_whole(folder: Path, shard: Shard) -> bool:
+    """Whether a shard's file is there with all its bytes."""
+    path = folder / shard.file
+    return path.is_file() and path.stat().st_size == _header(shard)[2]
+
+
+def _header(shard: Shard) -> tuple[bytes, dict[str, int], int]:
+    """The file's first bytes, where each tensor begins after them, and the size of the file."""
+    # Tensors of wide types first, so that each begins at a multiple of its own width.
+    ordered = sorted(shard.tensors, key=lambda tensor: -tensor.dtype.itemsize)
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    places: dict[str, int] = {}
+    for tensor in ordered:
+        places[tensor.name] = at
+        header[tensor.name] = {
+            "dtype": NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [at, at + tensor.bytes],
+        }
+        at += tensor.bytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    head = struct.pack("<Q", len(text)) + text
+    return head, places, len(head) + at
+
+
 class ShardWriter:
     """Writes one shard; a context manager. Threads may share it.
 
@@ -78,24 +105,8 @@ class ShardWriter:
     def __init__(self, folder: Path, shard: Shard) -> None:
         self._target = folder / shard.file
         self._temporary = folder / f".{shard.file}.partial"
-        # Tensors of wide types first, so that each begins at a multiple of its own width.
-        ordered = sorted(shard.tensors, key=lambda tensor: -tensor.dtype.itemsize)
-        header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-        at = 0
-        places: dict[str, int] = {}
-        for tensor in ordered:
-            places[tensor.name] = at
-            header[tensor.name] = {
-                "dtype": NAMES[tensor.dtype],
-                "shape": list(tensor.shape),
-                "data_offsets": [at, at + tensor.bytes],
-            }
-            at += tensor.bytes
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % _ALIGNMENT)
-        self._head = struct.pack("<Q", len(text)) + text
+        self._head, places, self._size = _header(shard)
         self._places = {name: len(self._head) + place for name, place in places.items()}
-        self._size = len(self._head) + at
         self._descriptor = -1
 
     def __enter__(self) -> "ShardWriter":

@@ -26,10 +26,19 @@ from trivet.merge._settings import MergeConfig
 class Config(MergeConfig):
     """Where on the arc."""
 
+    needs_base: ClassVar[bool] = True
     passes: ClassVar[int] = 2
 
     t: float = Field(ge=0, le=1, description="0 is the base, 1 the other model")
     dot_threshold: float = Field(0.9995, ge=0, le=1, description="|cos θ| above which the line is taken")
+
+    def check(self, count: int, where: str) -> None:
+        if count != 1:
+            raise MergeError(
+                f"slerp takes the base and one other model, not {count}",
+                where=where,
+                hint="name two models, one of them as base_model",
+            )
 
 
 @method(version=1, takes=("Checkpoint",), gives=("Checkpoint",))
@@ -40,8 +49,7 @@ def merge(config: Config, tensor: TensorGroup) -> Merged:
         MergeError: there is no base, or not exactly one other model.
     """
     tensor.require_base()
-    if tensor.count != 1:
-        raise MergeError(f"slerp takes the base and one other model, not {tensor.count}", where=tensor.name)
+    config.check(tensor.count, tensor.name)
     if config.t in (0.0, 1.0):
         first, second = 1 - config.t, config.t
     else:

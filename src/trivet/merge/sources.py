@@ -77,15 +77,29 @@ class Sources:
         if found.is_dir() or "+" not in name:
             if not is_adapter(found):
                 return Source(name, self._full(name))
-            if self._base is None:
-                raise MergeError(
-                    "is an adapter, and the recipe names no base_model",
-                    where=name,
-                    hint="write MODEL+ADAPTER",
-                )
-            return self._adapted(name, self._full(self._base), found)
+            return self._adapted(name, self._base_of(name), found)
         model, _, adapter = name.partition("+")
         return self._adapted(name, self._full(model), self._place(adapter))
+
+    def _base_of(self, adapter: str) -> Weights:
+        """The full weights that an adapter without a model of its own belongs to: the recipe's base.
+
+        Where the base has an adapter of its own there are two readings, on top of it or beside it: the recipe
+        says which.
+        """
+        if self._base is None or self._base == adapter:
+            why = (
+                "the recipe names no base_model" if self._base is None else "base_model is that adapter alone"
+            )
+            raise MergeError(f"is an adapter, and {why}", where=adapter, hint="write MODEL+ADAPTER")
+        base = self.open(self._base)
+        if base.adapter is not None:
+            raise MergeError(
+                f"is an adapter, and base_model has one of its own: {self._base}",
+                where=adapter,
+                hint=f"say what it goes on, MODEL+ADAPTER: {self._base.partition('+')[0]}+{adapter}",
+            )
+        return base.weights
 
     def _adapted(self, name: str, base: Weights, folder: Path) -> Source:
         if not (folder / FILE).is_file():
@@ -95,7 +109,7 @@ class Sources:
     def _full(self, name: str) -> Weights:
         place = self._place(name)
         reference = resolve_model(str(place) if place.exists() else name)
-        if reference.path is None or not reference.path.is_dir():
+        if reference.path is None or not reference.path.is_dir() or reference.base is not None:
             raise MergeError("is no folder of safetensors weights", where=name)
         folder = reference.path.resolve()
         if folder not in self._weights:

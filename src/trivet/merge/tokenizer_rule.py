@@ -19,6 +19,9 @@ from pydantic import Field, model_validator
 
 from trivet._validation import Config
 
+RULES = ("base", "union")
+"""What a tokenizer's ``source`` may be besides the name of a model."""
+
 
 class ZeroRow(Config):
     """A row of zeros."""

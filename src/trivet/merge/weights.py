@@ -11,6 +11,7 @@ import struct
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 
 from trivet.errors import MergeError, ModelError
+from trivet.merge.layers import OUTPUT_LAYER, VOCABULARY
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -34,6 +36,7 @@ DTYPES: dict[str, torch.dtype] = {
     "BOOL": torch.bool,
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_COMPARED = 2**20  # elements that are compared at a time
 _LARGEST_HEADER = 100_000_000  # as the safetensors library allows
 INDEX = "model.safetensors.index.json"
 
@@ -164,12 +167,58 @@ class Weights(TensorFiles):
         """The files that hold tensors."""
         return sorted({entry.file for entry in self.entries.values()})
 
-    @property
+    @cached_property
+    def output_layer(self) -> str | None:
+        """The name of the output layer, where one is stored."""
+        return next((name for name in self.entries if OUTPUT_LAYER.search(name)), None)
+
+    @cached_property
+    def embedding(self) -> str | None:
+        """The name of the embedding of tokens, where one is stored."""
+        names = (name for name in self.entries if VOCABULARY.search(name) and name.endswith(".weight"))
+        return next((name for name in names if not OUTPUT_LAYER.search(name)), None)
+
+    @cached_property
     def tied(self) -> bool:
-        """Whether the output layer is the embedding."""
-        text = self.config.get("text_config")
-        own = self.config.get("tie_word_embeddings")
-        return bool(own if own is not None or not isinstance(text, dict) else text.get("tie_word_embeddings"))
+        """Whether the output layer is the embedding, as transformers has it.
+
+        Its configurations leave out what is their class's default, which is true for GPT-2 and Gemma. An
+        output layer that is stored and differs from the embedding is one of its own, whatever they say.
+        """
+        said = self._said_to_be_tied()
+        if self.output_layer is None:
+            return said is not False
+        if said is None:
+            said = _tied_by_default(self.config.get("model_type"))
+        return said and self.embedding is not None and self._equal(self.output_layer, self.embedding)
+
+    def _said_to_be_tied(self) -> bool | None:
+        for holder in (self.config, self.config.get("text_config")):
+            if isinstance(holder, dict) and holder.get("tie_word_embeddings") is not None:
+                return bool(holder["tie_word_embeddings"])
+        return None
+
+    def _equal(self, one: str, other: str) -> bool:
+        """Whether two tensors are the same byte for byte; the first difference ends the reading."""
+        first, second = self.entries[one], self.entries[other]
+        if (first.dtype, first.shape) != (second.dtype, second.shape):
+            return False
+        rows, step = prod(first.shape[:-1]), max(1, _COMPARED // max(1, first.columns))
+        return all(
+            torch.equal(
+                *(self.read_raw(name, row, min(step, rows - row)).view(torch.uint8) for name in (one, other))
+            )
+            for row in range(0, rows, step)
+        )
+
+
+def _tied_by_default(model_type: Any) -> bool:
+    """What transformers takes where a configuration says nothing; false for types that it does not know."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING  # slow, and seldom needed
+
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+        return False
+    return bool(getattr(CONFIG_MAPPING[model_type], "tie_word_embeddings", False))
 
 
 def _all_entries(folder: Path) -> dict[str, Entry]:

@@ -23,8 +23,8 @@ from trivet.merge.checkpoint import merge_checkpoints
 from trivet.merge.cost import Cost, estimate
 from trivet.merge.executor import Merge, prepare
 from trivet.merge.recipe import Recipe
+from trivet.merge.tokenizer_rule import RULES
 from trivet.models.embedded import source_of
-from trivet.models.names import ModelReference
 from trivet.study.address import Description
 from trivet.study.spec import StudySpec, recipe_of
 from trivet.study.store import Store
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 CHECKPOINT = "checkpoint"
 _NAMING = ("model", "base_model", "tokenizer_source", "source")  # keys of a recipe that hold a model's name
-_RULES = ("base", "union")  # what a tokenizer's source may be besides a name
 
 
 @dataclass(eq=False)
@@ -42,8 +41,9 @@ class MergeStep:
     """A merge that fits its models, and how far it is.
 
     ``system`` is the first system that needs it. ``models`` maps a name in the recipe to the SHA-256 of the
-    model, ``sources`` to where its weights came from, as far as that is known. ``cost`` is an estimate, where
-    the checkpoint was not there yet; ``seconds`` is what was spent on it here.
+    model (of its tokenizer where the merge takes nothing else from it), ``sources`` to where its weights came
+    from, as far as that is known. ``cost`` is an estimate, where the checkpoint was not there yet;
+    ``seconds`` is what was spent on it here.
     """
 
     system: str
@@ -136,18 +136,14 @@ def read_merge(spec: StudySpec, system: str, study: Path) -> MergeStep:
         opened = {name: merge.sources.open(name) for name in recipe.model_names()}
         whole = {name: source.folder for name, source in opened.items() if source.adapter is None}
         sources = {name: source_of(folder).get("source") for name, folder in whole.items()}
-        models = {name: source.identity for name, source in opened.items()}
-        rule = recipe.vocabulary
-        if rule is not None and rule.source not in (*_RULES, *models):
-            models[rule.source] = _folder_identity(merge.sources.folder_of(rule.source))
         return MergeStep(
             system=system,
             recipe=recipe,
             content=content,
             folder=folder,
             where=where,
-            description=_describe(merge, models),
-            models=models,
+            description=_describe(merge),
+            models=merge.identities,
             sources={name: source for name, source in sources.items() if source},
         )
 
@@ -161,7 +157,8 @@ def _prepared(recipe: Recipe, folder: Path, where: str) -> Iterator[Merge]:
         merge.sources.close()
 
 
-def _describe(merge: Merge, models: Mapping[str, str]) -> Description:
+def _describe(merge: Merge) -> Description:
+    models = merge.identities
     base, experts = merge.recipe.base_model, [name for name in models if name != merge.recipe.base_model]
     roles = {name: f"model {number}" for number, name in enumerate(experts, 1)}
     if base is not None:
@@ -183,9 +180,5 @@ def _with_roles(value: Any, roles: Mapping[str, str], key: str = "") -> Any:
         return {name: _with_roles(entry, roles, name) for name, entry in value.items()}
     if isinstance(value, list):
         return [_with_roles(entry, roles) for entry in value]
-    is_rule = key in ("source", "tokenizer_source") and value in _RULES
+    is_rule = key in ("source", "tokenizer_source") and value in RULES
     return roles.get(value, value) if key in _NAMING and isinstance(value, str) and not is_rule else value
-
-
-def _folder_identity(folder: Path) -> str:
-    return ModelReference(str(folder), "folder", folder).identity
