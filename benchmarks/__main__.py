@@ -1,6 +1,7 @@
 """``python -m benchmarks [NAME [OPTION…]]`` runs every benchmark, or one of them.
 
-A benchmark is a module of this package with ``main(arguments)``. It checks equal output first, prints what it
+The parts of another benchmark (``decode_deal`` of ``decode``) run by themselves only where they are named. A
+benchmark is a module of this package with ``main(arguments)``. It checks equal output first, prints what it
 achieved beside the limit, and ends with one line of JSON.
 """
 
@@ -20,10 +21,12 @@ def names() -> list[str]:
 
 def main() -> None:
     """Run the benchmarks that the command line names."""
-    chosen = sys.argv[1:2] or names()
-    unknown = set(chosen) - set(names())
+    known = names()
+    parts = {name for name in known if name.rpartition("_")[0] in known}
+    chosen = sys.argv[1:2] or [name for name in known if name not in parts]
+    unknown = set(chosen) - set(known)
     if unknown:
-        sys.exit(f"unknown benchmark {unknown.pop()!r}; there are {', '.join(names())}")
+        sys.exit(f"unknown benchmark {unknown.pop()!r}; there are {', '.join(known)}")
     for name in chosen:
         importlib.import_module(f"benchmarks.{name}").main(sys.argv[2:])
 

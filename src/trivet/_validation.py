@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -59,10 +59,18 @@ def _field_names(kind: type[BaseModel], location: tuple[int | str, ...]) -> list
         if field is None:
             continue  # a place in a list, a key of a mapping, or the name of a choice
         models = _models_in(field.annotation)
+        if len(models) > 1:  # told apart by a tag, which is part of the location
+            models = [model for model in models if _tags(model) & set(location)]
         if len(models) != 1:
             return []
         kind = models[0]
     return [field.alias or name for name, field in kind.model_fields.items()]
+
+
+def _tags(model: type[BaseModel]) -> set[Any]:
+    """What tells this model of a union apart: the values of its ``Literal`` fields."""
+    literals = [field.annotation for field in model.model_fields.values()]
+    return {value for kind in literals if get_origin(kind) is Literal for value in get_args(kind)}
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

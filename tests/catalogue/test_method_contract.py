@@ -22,7 +22,19 @@ from trivet.models.engine import Completion, Engine, HookName, OperationName, Re
 from trivet.models.operations import Chat, Sampling
 
 EXAMPLES: dict[str, Any] = {"judge": "refusal", "dataset": "prompts.jsonl", "weight": 1.0, "t": 0.5}
+EXAMPLES |= {"base": "a-model", "tuned": {"kind": "another-model"}}
+EXAMPLES |= {"objectives": [{"type": "judge", "judge": "refusal"}]}
 """Values for keys that have no default, by the key's name."""
+
+SMALL: dict[str, Any] = {
+    "decode/deal": {"candidates": 3, "lookahead": 2, "heuristic_weight": 5.0},
+    # The judge of this suite scores by length: 40 characters are as good as it gets.
+    "decode/rain": {"searches": 8, "least_searches": 4, "min_visits": 2, "judge_high": 40.0},
+}
+"""Settings for a search that takes no longer than the other methods."""
+
+DETERMINISTIC = {"decode/deal"}
+"""They search and do not draw: temperature and seed play no part."""
 
 ALL = names()
 DECODE = names("decode")
@@ -31,7 +43,7 @@ DECODE = names("decode")
 def config_of(method: Method, **changes: Any) -> Any:
     """The method's configuration with its defaults."""
     needed = {entry.name: EXAMPLES[entry.name] for entry in settings(method) if entry.required}
-    return validate(method.config, {**needed, **changes}, where=method.name)
+    return validate(method.config, {**needed, **SMALL.get(method.name, {}), **changes}, where=method.name)
 
 
 @pytest.fixture(params=ALL)
@@ -135,10 +147,11 @@ CHATS: list[Chat] = [
 
 
 @pytest.fixture(scope="module")
-def engine(tiny_model_folder) -> Engine:
+def engine(tiny_model_folder, tiny_model) -> Engine:
     from trivet.models.engines import get_engine
 
-    return get_engine(str(tiny_model_folder), deterministic=True)
+    beside = {"base": str(tiny_model(seed=1)), "tuned.kind": str(tiny_model(seed=2))}  # of EXAMPLES
+    return get_engine(str(tiny_model_folder), deterministic=True, auxiliary=beside)
 
 
 @pytest.fixture(params=DECODE)
@@ -154,6 +167,7 @@ def request_of(decoder: Method, chat: Chat, *, judge: Any = None, **changes: Any
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     ]
     assert set(keywords) <= {"judge"}, "teach this suite what else a method is given"
+    keywords += getattr(config, "judge_specs", {})
     resolved = {name: judge or LengthJudge() for name in keywords}
     values = {"seed": 5, "max_tokens": 12, "sampling": Sampling(temperature=1.0), **changes}
     return Request(chat=chat, program=lambda context: decoder.function(config, context, **resolved), **values)
@@ -171,7 +185,8 @@ def test_the_same_seed_gives_the_same_answer_and_another_seed_another(engine, de
     requests = [request_of(decoder, chat) for chat in CHATS[:3]]
     first = tokens(run(engine, *requests))
     assert tokens(run(engine, *requests)) == first
-    assert tokens(run(engine, *[request_of(decoder, chat, seed=6) for chat in CHATS[:3]])) != first
+    other = tokens(run(engine, *[request_of(decoder, chat, seed=6) for chat in CHATS[:3]]))
+    assert (other == first) == (decoder.name in DETERMINISTIC)
 
 
 def test_an_answer_does_not_depend_on_the_batch(engine, decoder):
@@ -192,7 +207,8 @@ def test_short_limits_are_kept(engine, decoder, length):
 def test_an_empty_candidate_is_an_answer(engine, decoder):
     end = 2  # the tiny model's end-of-sequence token
     sampling = Sampling(temperature=1.0, logit_bias=((end, 100.0),))
-    (completion,) = run(engine, request_of(decoder, CHATS[0], sampling=sampling))
+    # A judge that scores nothing: one that scores all but empty answers would keep a search from ending here.
+    (completion,) = run(engine, request_of(decoder, CHATS[0], sampling=sampling, judge=BlindJudge()))
     assert (completion.text, completion.continuation.tokens, completion.stop_reason) == ("", (), "stop")
 
 
@@ -227,7 +243,7 @@ def test_it_asks_for_no_more_than_it_says(decoder):
     source = source_file(decoder.name).read_text(encoding="utf-8")
     called = {node.func.id for node in ast.walk(ast.parse(source)) if _is_call(node)}
     operations = {"Extend": "extend", "Score": "score", "Next": "next", "Hidden": "hidden", "Judge": "judge"}
-    operations["Commit"] = "commit"
+    operations |= {"Several": "several", "Commit": "commit"}
     used = {name for operation, name in operations.items() if operation in called}
     assert used <= {need.removesuffix("_prefix") for need in decoder.needs}
 

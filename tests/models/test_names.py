@@ -1,5 +1,6 @@
 """Model names, and folders that cannot be used."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from trivet.errors import ModelError
 from trivet.models import embedded
-from trivet.models.names import resolve_model
+from trivet.models.names import ModelReference, resolve_model
 
 
 @pytest.fixture(autouse=True)
@@ -81,8 +82,34 @@ def test_folders_that_are_no_models(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(ModelError, match=r"no \*\.safetensors"):
         resolve_model(str(folder))
     (folder / "config.json").rename(folder / "adapter_config.json")
-    with pytest.raises(ModelError, match="adapter"):
+    with pytest.raises(ModelError, match=r"no \*\.safetensors"):
         resolve_model(str(folder))
+
+
+def test_an_adapter_names_its_base(tmp_path: Path, folder: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+
+    def named(base: object) -> ModelReference:
+        (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+        return resolve_model(str(adapter))
+
+    reference = named(str(folder))
+    assert (reference.kind, reference.path) == ("adapter", adapter)
+    assert reference.base == resolve_model(str(folder))
+    assert reference.identity not in {resolve_model(str(folder)).identity, ""}
+    before = reference.identity
+    (folder / "config.json").write_text("{}")  # another base is another model
+    assert named(str(folder)).identity != before
+    for wrong in (None, 7, ""):
+        with pytest.raises(ModelError, match="does not name its base"):
+            named(wrong)
+    with pytest.raises(ModelError, match="must be a model folder"):
+        named(str(adapter))
+    (adapter / "adapter_model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"no \*\.safetensors"):
+        named(str(folder))
 
 
 def test_gguf_files(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from trivet.errors import EngineError, QueueFullError, UnsupportedError
 from trivet.models.engine import Capabilities, GateDecision, Hooks, Request
-from trivet.models.operations import Commit, Continuation, Extend, Judge, Score
+from trivet.models.operations import Commit, Continuation, Extend, Judge, Score, Several
 from trivet.models.threaded import ThreadedScheduler
 
 ABLE = Capabilities(
@@ -124,8 +124,11 @@ def test_refused_operations_say_what_to_do(scheduler):
     def elsewhere(context):
         yield Extend((1, 2, 3), 4)
 
+    def together(context):
+        yield Several((Extend(context.prompt, 3), Extend(context.prompt, 3)))
+
     engine = scheduler(Letters())
-    for program in (scores, elsewhere):
+    for program in (scores, elsewhere, together):
         with pytest.raises(UnsupportedError, match="PyTorch"):
             engine.submit(make(program)).result(5)
 

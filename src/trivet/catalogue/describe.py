@@ -58,7 +58,10 @@ def _type_name(annotation: Any) -> str:
     if isinstance(annotation, UnionType) or get_origin(annotation) is Union:
         return " | ".join(_type_name(choice) for choice in get_args(annotation))
     if get_origin(annotation) is tuple and get_args(annotation)[1:] == (Ellipsis,):
-        return f"one {_type_name(get_args(annotation)[0])} for each expert"
+        part = get_args(annotation)[0]
+        if all(hasattr(kind, "model_fields") for kind in _choices(part)):
+            return f"list of {_type_name(part)}"
+        return f"one {_type_name(part)} for each expert"
     if annotation is type(None):
         return "None"
     return (
@@ -66,6 +69,14 @@ def _type_name(annotation: Any) -> str:
         if isinstance(annotation, type) and get_origin(annotation) is None
         else str(annotation).replace("typing.", "")
     )
+
+
+def _choices(annotation: Any) -> list[Any]:
+    """The members of a union, or the type itself."""
+    if get_origin(annotation) is Annotated:
+        return _choices(get_args(annotation)[0])
+    union = isinstance(annotation, UnionType) or get_origin(annotation) is Union
+    return list(get_args(annotation)) if union else [annotation]
 
 
 def _bounds(field: FieldInfo) -> str:

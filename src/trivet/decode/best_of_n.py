@@ -23,14 +23,14 @@ in the judge's own eyes; measure the system with a different judge.
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from pydantic import Field
 
 from trivet import _validation
 from trivet.catalogue import method
-from trivet.models.operations import Commit, Continuation, Extend, Judge, Program, ProgramContext, Scorer
+from trivet.decode._candidates import draw_and_score
+from trivet.models.operations import Commit, Program, ProgramContext, Scorer
 
 
 class Config(_validation.Config):
@@ -54,41 +54,19 @@ class Config(_validation.Config):
 )
 def program(config: Config, context: ProgramContext, *, judge: Scorer) -> Program:
     """Draw ``n`` continuations of the prompt, score them all, commit the best."""
-    temperature = context.sampling.temperature or config.temperature
-    candidates: list[Continuation] = yield Extend(
-        prefix=context.prompt,
-        n=config.n,
-        max_tokens=context.max_tokens,
-        sampling=replace(context.sampling, temperature=temperature),
-        stop=context.stop,
-        top_logprobs=context.top_logprobs,
+    found = yield from draw_and_score(context, judge, n=config.n, temperature=config.temperature)
+    best = choose(found.scores)
+    scored = max(sum(score is not None for score in found.scores), 1)
+    context.trace.append(
+        {
+            "method": "best_of_n",
+            **found.note,
+            "chosen": best,
+            "expected_win_rate": expected_win_rate(scored),
+            "divergence_bound": divergence_bound(scored),
+        }
     )
-    chats = tuple(
-        [*context.chat, {"role": "assistant", "content": context.visible(candidate.text)}]
-        for candidate in candidates
-    )
-    verdicts: Sequence[Any] = yield Judge(judge, chats)
-    scores = [verdict.value for verdict in verdicts]
-    best = choose(scores)
-    scored = sum(score is not None for score in scores)
-    note: dict[str, Any] = {
-        "method": "best_of_n",
-        "n": config.n,
-        "judge": getattr(judge, "name", type(judge).__name__),
-        "temperature": temperature,
-        "chosen": best,
-        "scores": scores,
-        "lengths": [len(candidate.tokens) for candidate in candidates],
-        "expected_win_rate": expected_win_rate(max(scored, 1)),
-        "divergence_bound": divergence_bound(max(scored, 1)),
-    }
-    reasons = {index: verdict.reason for index, verdict in enumerate(verdicts) if verdict.value is None}
-    if reasons:
-        note["unscored"] = {str(index): reason for index, reason in reasons.items()}
-    if not scored:
-        note["note"] = "no candidate could be scored; the first one is the answer"
-    context.trace.append(note)
-    yield Commit(candidates[best])
+    yield Commit(found.answers[best])
 
 
 def choose(scores: Sequence[float | None]) -> int:

@@ -30,6 +30,11 @@ def check_request(request: Request, capabilities: Capabilities) -> None:
             f"the engine returns at most {capabilities.top_logprobs} alternatives a token, "
             f"{request.top_logprobs} are asked for"
         )
+    if request.text is not None and "extend_prefix" not in capabilities.operations:
+        raise UnsupportedError(
+            "the engine takes chats, not plain text to be continued",
+            hint="use the PyTorch engine (engine: torch)",
+        )
     if request.tools and not capabilities.tools:
         raise UnsupportedError("the engine does not take tools")
     if not capabilities.images and any(_has_image(message) for message in request.chat):

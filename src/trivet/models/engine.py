@@ -11,7 +11,7 @@ from trivet.models.operations import Chat, Continuation, ProgramFactory, Samplin
 if TYPE_CHECKING:  # torch is heavy; hooks only name its type
     import torch
 
-OperationName = Literal["extend", "extend_prefix", "score", "next", "hidden", "judge", "commit"]
+OperationName = Literal["extend", "extend_prefix", "score", "next", "hidden", "several", "judge", "commit"]
 """``extend`` continues the request's own prompt; ``extend_prefix`` any token prefix."""
 
 HookName = Literal["logits", "activations", "gate"]
@@ -102,6 +102,7 @@ class Request:
     tools: tuple[dict[str, Any], ...] = ()  # JSON schemas in OpenAI's form, rendered by the chat template
     tool_choice: str | dict[str, Any] | None = None
     continue_final_message: bool = False
+    text: str | None = None  # plain text to be continued as it stands, in place of the templated chat
     on_text: Callable[[str], None] | None = None
 
 

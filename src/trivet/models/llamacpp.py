@@ -156,7 +156,10 @@ class _LlamaCppBackend:
                 "the llama.cpp engine does not continue a final assistant message",
                 hint="use the PyTorch engine (engine: torch)",
             )
-        prompt = self.render(request.chat, request.tools if request.tool_choice != "none" else ())
+        if request.text is not None:
+            prompt = self.encode(request.text)
+        else:
+            prompt = self.render(request.chat, request.tools if request.tool_choice != "none" else ())
         if len(prompt) >= self._context_length:
             raise ContextLengthError(
                 f"the prompt has {len(prompt)} tokens and the context holds {self._context_length}",

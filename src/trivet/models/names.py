@@ -2,7 +2,8 @@
 
 ======================== ===========================================================
 ``smollm2-135m-instruct`` the embedded model (``trivet models pull``)
-``path/to/folder``        a Hugging Face folder: safetensors, tokenizer
+``path/to/folder``        a Hugging Face folder: safetensors, tokenizer; or a PEFT adapter, whose base is
+                          the model that its adapter_config.json names
 ``path/to/file.gguf``     a GGUF file, for llama.cpp
 ``owner/name[@revision]`` a model on the Hugging Face hub
 ``openai:URL#name``       an OpenAI-compatible endpoint
@@ -10,6 +11,7 @@
 ======================== ===========================================================
 """
 
+import json
 import re
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,11 +24,18 @@ from trivet.errors import ModelError
 from trivet.models import embedded
 from trivet.models.cache import remembered_sha256
 
-Kind = Literal["embedded", "folder", "gguf", "hub", "openai", "inspect"]
+Kind = Literal["embedded", "folder", "adapter", "gguf", "hub", "openai", "inspect"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 # What determines the answers besides the weights.
-_SETTINGS = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "*.jinja")
+_SETTINGS = (
+    "config.json",
+    "adapter_config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "*.jinja",
+)
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -35,7 +44,8 @@ class ModelReference:
     """Where a model's weights or endpoint are.
 
     ``path`` is the folder or GGUF file on disk (``None`` for endpoints), ``location`` the hub id, URL or
-    provider name where there is one, ``endpoint_model`` the model's name at an endpoint.
+    provider name where there is one, ``endpoint_model`` the model's name at an endpoint, ``base`` the model
+    that an adapter changes.
     """
 
     name: str
@@ -43,6 +53,7 @@ class ModelReference:
     path: Path | None = None
     location: str | None = None
     endpoint_model: str | None = None
+    base: "ModelReference | None" = None
 
     @property
     def identity(self) -> str:
@@ -54,7 +65,10 @@ class ModelReference:
         files = sorted(
             {file for pattern in ("*.safetensors", *_SETTINGS) for file in self.path.glob(pattern)}
         )
-        return sha256_text(canonical_json({file.name: remembered_sha256(file) for file in files}))
+        content = {file.name: remembered_sha256(file) for file in files}
+        if self.base is not None:
+            content["base"] = self.base.identity
+        return sha256_text(canonical_json(content))
 
     @property
     def source(self) -> dict[str, str]:
@@ -88,6 +102,8 @@ def resolve_model(name: str) -> ModelReference:
 
 def _on_disk_or_hub(name: str) -> ModelReference:
     path = Path(name).expanduser()
+    if is_adapter(path):
+        return ModelReference(name, "adapter", path, base=_base_of(path))
     if path.is_dir():
         check_folder(path)
         return ModelReference(name, "folder", path)
@@ -149,17 +165,40 @@ def _from_hub(name: str) -> Path:
         ) from error
 
 
+def is_adapter(path: Path) -> bool:
+    """Whether a folder holds a PEFT adapter and no model."""
+    return (path / "adapter_config.json").is_file() and not (path / "config.json").is_file()
+
+
+def _base_of(path: Path) -> ModelReference:
+    """The model that the adapter in ``path`` changes.
+
+    Raises:
+        ModelError: the adapter is damaged, or names no model that is here.
+    """
+    check_folder(path)
+    file = path / "adapter_config.json"
+    try:
+        base = json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        base = None
+    if not isinstance(base, str) or not base:
+        raise ModelError("does not name its base model: base_model_name_or_path", where=str(file))
+    if base == embedded.HUB_ID and embedded.folder() is not None:
+        base = embedded.NAME
+    reference = None if is_adapter(Path(base)) else resolve_model(base)  # adapters may name one another
+    if reference is None or reference.path is None or not reference.path.is_dir():
+        raise ModelError(f"its base must be a model folder, not {base!r}", where=str(file))
+    return reference
+
+
 def check_folder(path: Path) -> None:
-    """Refuse a folder that is not a model, or whose weights are damaged or pickled.
+    """Refuse a folder that is neither a model nor an adapter, or whose weights are damaged or pickled.
 
     Raises:
         ModelError: names the file at fault.
     """
-    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
-        raise ModelError(
-            "is a PEFT adapter without its base model", where=str(path), hint="merge it into its base first"
-        )
-    if not (path / "config.json").is_file():
+    if not is_adapter(path) and not (path / "config.json").is_file():
         raise ModelError("is not a Hugging Face model folder: config.json is missing", where=str(path))
     weights = sorted(path.glob("*.safetensors"))
     if not weights:

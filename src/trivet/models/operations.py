@@ -9,9 +9,14 @@ computed again.
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
+
+from trivet.errors import UnsupportedError
+
+if TYPE_CHECKING:  # torch is heavy
+    import torch
 
 Chat: TypeAlias = list[dict[str, Any]]
 """Messages as in transformers and the OpenAI API: ``{"role": ..., "content": ...}``."""
@@ -90,11 +95,20 @@ class Next:
     """The next-token log-probabilities after ``prefix`` under several models.
 
     ``models`` names models loaded beside the engine's own, which is ``""``. Result: one float32 array
-    [vocabulary] for each model.
+    [vocabulary] for each model: its own distribution after logits transforms, and after the penalties and the
+    bias of ``sampling``, whose temperature and filters play no part. The vocabulary is the engine's own; what
+    another model has no token for gets minus infinity.
+
+    With ``last`` each array is [last, vocabulary]: the distributions after the last ``last`` tokens of
+    ``prefix``, in one pass. ``transformed=False`` leaves the request's logits transforms out, for a program
+    that applies them (``ProgramContext.transform``) to a distribution that it makes itself.
     """
 
     prefix: Tokens
     models: tuple[str, ...] = ("",)
+    sampling: Sampling = Sampling()
+    last: int | None = None
+    transformed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +148,41 @@ class Commit:
     continuation: Continuation
 
 
-Operation: TypeAlias = Extend | Score | Next | Hidden | Judge | Commit
+Computation: TypeAlias = Extend | Score | Next | Hidden
+"""What goes through a model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Several:
+    """Operations that need not wait for one another: they run in one batch, and what they share is computed
+    once. Result: the list of their results, in order.
+
+    An ``Extend`` that commits stands alone, since an answer has one order.
+
+    Raises:
+        ValueError: one of them is not an operation that goes through a model, or it commits.
+    """
+
+    operations: tuple[Computation, ...]
+
+    def __post_init__(self) -> None:
+        for operation in self.operations:
+            if not isinstance(operation, Computation):
+                raise ValueError(f"{type(operation).__name__} cannot be one of Several")
+            if isinstance(operation, Extend) and operation.commit:
+                raise ValueError("Extend(commit=True) stands alone, not in Several")
+
+
+Operation: TypeAlias = Computation | Several | Judge | Commit
 Program: TypeAlias = Generator[Operation, Any, None]
+
+
+def _unknown_model(model: str, template: str | None) -> Tokens:
+    raise UnsupportedError(f"this engine runs one model; there is no {model!r} beside it")
+
+
+def _unchanged(tokens: Tokens, logits: "torch.Tensor") -> "torch.Tensor":
+    return logits
 
 
 @dataclass
@@ -145,7 +192,14 @@ class ProgramContext:
     ``prompt`` is the templated prompt; on an engine that takes chats and not tokens it is empty, and only
     ``Extend(prefix=context.prompt)`` is possible there. ``random`` is the request's own stream for choices
     the program makes itself; the engine's sampling has its own. ``trace`` collects what a report may show of
-    why the program chose (plain JSON values).
+    why the program chose (plain JSON values). ``eos`` are the tokens that end an answer and
+    ``context_length`` the tokens that prompt and answer may have together, where the engine shows them.
+
+    For programs that mix several models: ``prompt_of(model, template)`` is the request's chat as that model's
+    own chat template shows it (or a Jinja ``template``, or the prompt itself where it has none);
+    ``same_as(model)`` names the first model with the same weights, so that nothing is computed twice;
+    ``transform(tokens, logits)`` applies the request's logits transforms to logits [vocabulary] that follow
+    ``tokens``, which begin with ``prompt``.
     """
 
     prompt: Tokens
@@ -159,6 +213,11 @@ class ProgramContext:
     decode: Callable[[Sequence[int]], str]
     render: Callable[[Chat], Tokens]
     visible: Callable[[str], str] = str  # the part of an answer that people see: what a judge is shown
+    eos: frozenset[int] = frozenset()
+    context_length: int | None = None
+    prompt_of: Callable[[str, str | None], Tokens] = _unknown_model
+    same_as: Callable[[str], str] = str
+    transform: "Callable[[Tokens, torch.Tensor], torch.Tensor]" = _unchanged
     trace: list[dict[str, Any]] = field(default_factory=list)
 
 

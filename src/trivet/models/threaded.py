@@ -181,6 +181,7 @@ class _Drive:
             encode=backend.encode,
             decode=backend.decode,
             render=backend.render,
+            context_length=capabilities.context_length,
         )
 
     def run(self) -> Completion:

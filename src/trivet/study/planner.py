@@ -150,7 +150,8 @@ def memory_of(study: "Study", name: str) -> int | None:
 
     from trivet.models.names import resolve_model
 
-    folder = resolve_model(system.spec.model).path
+    reference = resolve_model(system.spec.model)
+    folder = (reference.base or reference).path  # an adapter is merged into its base
     if folder is None:
         return None
     if folder.is_file():

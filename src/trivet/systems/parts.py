@@ -1,7 +1,7 @@
 """The methods that a system is built from: a decoding method and guards, with the judges that they use."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from trivet import catalogue, judges
 from trivet._validation import Config, validate
 from trivet.errors import ConfigError
 from trivet.judges.base import Judge
+from trivet.systems.spec import anchored_model
 
 
 @dataclass(frozen=True)
@@ -16,11 +17,13 @@ class Part:
     """A method of the catalogue with its settings.
 
     ``judges`` are those that the settings name, by the setting's key. They are built when the part is.
+    ``models`` are those that run beside the system's own, by the name that the method gives them.
     """
 
     method: catalogue.Method
     config: Config
     judges: Mapping[str, Judge]
+    models: Mapping[str, str] = field(default_factory=dict)
 
     def make(self, *arguments: Any) -> Any:
         """Call the method's function: a decoding method gives a program, a guard gives the hooks of one
@@ -28,8 +31,12 @@ class Part:
         return self.method.function(self.config, *arguments, **self.judges)
 
     def content(self) -> dict[str, Any]:
-        """What determines its results: name, version and settings, each judge by its identity."""
-        settings = self.config.model_dump(mode="json")
+        """What determines its results: name, version and settings, each judge by its identity.
+
+        A configuration whose dump does not say it all, or holds more than that, has a method ``content``.
+        """
+        content = getattr(self.config, "content", None)
+        settings = content() if content is not None else self.config.model_dump(mode="json")
         settings |= {key: judge.identity for key, judge in self.judges.items()}
         return {"method": self.method.name, "version": self.method.version, "config": settings}
 
@@ -62,4 +69,9 @@ def _part(room: str, key: str, settings: Mapping[str, Any], base: Path, where: s
     method = catalogue.find(f"{room}/{name}")
     config = validate(method.config, settings, where=f"{where}: {room} {name}")
     found = {"judge": config.judge} if "JudgeArtifact" in method.takes and hasattr(config, "judge") else {}
-    return Part(method, config, {key: judges.resolve(spec, base=base) for key, spec in found.items()})
+    # A method with several judges names them: the keyword of its function → the judge's specification.
+    found |= getattr(config, "judge_specs", {})
+    resolved = {key: judges.resolve(spec, base=base) for key, spec in found.items()}
+    # A method that reads other models names them: its own name for one → the model's.
+    names: Mapping[str, str] = getattr(config, "model_names", {})
+    return Part(method, config, resolved, {key: anchored_model(name, base) for key, name in names.items()})

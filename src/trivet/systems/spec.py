@@ -150,14 +150,14 @@ def load_spec(source: Source, *, base: Path | None = None) -> tuple[SystemSpec, 
 def _from_mapping(values: Mapping[str, Any], folder: Path, where: str) -> SystemSpec:
     values = dict(values)
     if isinstance(values.get("model"), str):
-        values["model"] = _anchored_model(values["model"], folder)
+        values["model"] = anchored_model(values["model"], folder)
     prompt = values.get("system_prompt")
     if isinstance(prompt, Mapping):
         values["system_prompt"] = _read_prompt(prompt, folder, where)
     return validate(SystemSpec, values, where=where)
 
 
-def _anchored_model(model: str, folder: Path) -> str:
+def anchored_model(model: str, folder: Path) -> str:
     """A model's folder or file relative to the YAML file; other names stay as they are."""
     if re.match(r"(openai|inspect):", model):
         return model

@@ -120,6 +120,7 @@ class System:
             device_map=spec.device_map,
             deterministic=self._deterministic,
             api_key_env=spec.api_key_env,
+            auxiliary=self.decoding.models,
         )
         check_capabilities(engine, parts, spec.sampling.sampling(), where=self.name)
         return engine
@@ -249,7 +250,7 @@ class System:
                 tools=tools if tool_choice != "none" else (),
             )
 
-        return Pending(self.engine.submit(request), finish)
+        return Pending(self.engine.submit(request), finish, lambda: seen.opened)
 
     async def answer(self, messages: str | Chat, **options: Any) -> Answer:
         """Ask a question and wait, under asyncio or trio; ``options`` as for ``submit``.

@@ -24,10 +24,14 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Pending(Generic[Result]):
-    """A question under way. ``handle`` waits and cancels; ``finish`` makes the answer of its completion."""
+    """A question under way. ``handle`` waits and cancels; ``finish`` makes the answer of its completion.
+
+    ``opened`` says whether the prompt ends inside a reasoning block; it is known when the first text comes.
+    """
 
     handle: Handle
     finish: Callable[[Completion], Result]
+    opened: Callable[[], bool] = lambda: False
 
     def answer(self, timeout: float | None = None) -> Result:
         """Wait for the answer.

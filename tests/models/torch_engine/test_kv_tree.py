@@ -1,10 +1,12 @@
 """The KV tree against a dictionary: every prefix that was stored gives back exactly its keys and values."""
 
+import gc
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trivet.models.torch_engine.kv_tree import KVTree, Node, Segment, common_length
+from trivet.models.torch_engine.kv_tree import KVTree, Node, Segment, SharedBudget, common_length
 
 _LAYERS, _HEADS, _WIDTH = 2, 1, 3
 _BYTES_A_TOKEN = 2 * 4 * _LAYERS * _HEADS * _WIDTH
@@ -89,6 +91,20 @@ def test_the_least_recently_used_leaf_goes_first() -> None:
     _check_match(tree, (0, 1), 2)
     _check_match(tree, (1, 1), 0)
     _check_match(tree, (2, 1), 2)
+
+
+def test_trees_share_a_budget_in_equal_parts_while_they_live() -> None:
+    shared = SharedBudget(8 * _BYTES_A_TOKEN)
+    first, second = KVTree(shared), KVTree(shared)
+    for tree in (first, second):
+        for number in range(6):
+            _insert(tree, (number,))
+        assert tree.nbytes == 4 * _BYTES_A_TOKEN
+    del second, tree
+    gc.collect()
+    for number in range(10):
+        _insert(first, (number,))
+    assert first.nbytes == 8 * _BYTES_A_TOKEN
 
 
 def test_a_limit_bounds_the_match() -> None:

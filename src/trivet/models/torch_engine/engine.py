@@ -15,11 +15,15 @@ from trivet.models.capability_check import check_request
 from trivet.models.engine import Capabilities, Handle, Request
 from trivet.models.names import ModelReference
 from trivet.models.operations import Chat, Sampling, Tokens
+from trivet.models.torch_engine.alignment import shared_tokens
+from trivet.models.torch_engine.kv_tree import SharedBudget
 from trivet.models.torch_engine.loading import LoadedModel, load
 from trivet.models.torch_engine.new_weights import places_of, write_weights
 from trivet.models.torch_engine.runner import ModelRunner
 from trivet.models.torch_engine.scheduler import Limits, Scheduler, inside_judge
 from trivet.models.torch_engine.task import Task
+
+_PREFIXES = SharedBudget(min(psutil.virtual_memory().total // 10, 2 * 1024**3))
 
 
 class TorchEngine:
@@ -35,7 +39,8 @@ class TorchEngine:
             whatever else is running.
         max_rows: sequences in the batch.
         queue_size: requests that may be under way or wait; more are refused.
-        tree_bytes: memory for shared prefixes; by default a tenth of the machine's, at most 2 GiB.
+        tree_bytes: memory for shared prefixes; by default all engines share a tenth of the machine's, at
+            most 2 GiB.
         replaceable: whether ``load_weights`` may replace the weights; never where others share the engine.
     """
 
@@ -57,24 +62,36 @@ class TorchEngine:
         self._replaceable, self._whole = replaceable, True
         self._deterministic, self._queue_size = deterministic, queue_size
         memory = psutil.virtual_memory().total
-        if tree_bytes is None:
-            tree_bytes = min(memory // 10, 2 * 1024**3)
         if deterministic:
             max_rows, tree_bytes = 1, 0
         self._models: dict[str, LoadedModel] = {}
         for name, part in {"": reference, **self._auxiliary}.items():
             if part.path is None or not part.path.is_dir():
                 raise ModelError("is not a model folder", where=part.name)
-            self._models[name] = load(
-                part.path, device=device, dtype=dtype, device_map=device_map, where=part.name
+            same = self._loaded_as(part)
+            if same is not None:
+                self._models[name] = self._models[same]
+                continue
+            folder, adapter = (part.path, None) if part.base is None else (part.base.path, part.path)
+            assert folder is not None
+            model = load(
+                folder,
+                device=device,
+                dtype=dtype,
+                device_map=device_map,
+                where=part.name,
+                adapter=adapter,
             )
+            model.key = name
+            self._models[name] = model
+            model.shared = shared_tokens(self._models[""], model)
         own = self._models[""]
-        for name, model in self._models.items():
-            if model.tokenizer.get_vocab() != own.tokenizer.get_vocab():
-                raise ModelError(f"has another vocabulary than {reference.name}", where=name)
+        different = {model.key: model for model in self._models.values()}
         self._runners = {
-            name: ModelRunner(model, tree_budget=tree_bytes // len(self._models))
-            for name, model in self._models.items()
+            key: ModelRunner(
+                model, tree_budget=_PREFIXES if tree_bytes is None else tree_bytes // len(different)
+            )
+            for key, model in different.items()
         }
         # What is said of it is fixed now, while the files are those that were loaded, and stays after close.
         self._dtype = str(own.dtype)
@@ -82,7 +99,9 @@ class TorchEngine:
         self._identity = self._digest(self._files_identity)
         self._description = self._describe(own)
         self._capabilities = Capabilities(
-            operations=frozenset({"extend", "extend_prefix", "score", "next", "hidden", "judge", "commit"}),
+            operations=frozenset(
+                {"extend", "extend_prefix", "score", "next", "hidden", "several", "judge", "commit"}
+            ),
             hooks=frozenset({"logits", "activations", "gate"}),
             sampling=frozenset(Sampling.__dataclass_fields__),
             top_logprobs=100,
@@ -94,6 +113,14 @@ class TorchEngine:
         self._lock = threading.Lock()
         self._closed = False
         self._scheduler = Scheduler(self._runners, Limits(memory // 4, rows=max_rows))
+
+    def _loaded_as(self, part: ModelReference) -> str | None:
+        """The name under which the same weights are loaded already; those that may change are not shared."""
+        references = {"": self._reference, **self._auxiliary}
+        for name in self._models:
+            if references[name].identity == part.identity and not (name == "" and self._replaceable):
+                return name
+        return None
 
     @property
     def _own(self) -> LoadedModel:
@@ -170,12 +197,15 @@ class TorchEngine:
         models = self._opened()
         own = models[""]
         check_request(request, self.capabilities)
-        prompt = own.render(
-            request.chat,
-            request.tools,
-            continue_final_message=request.continue_final_message,
-            tool_choice=request.tool_choice,
-        )
+        if request.text is not None:
+            prompt = own.encode(request.text)
+        else:
+            prompt = own.render(
+                request.chat,
+                request.tools,
+                continue_final_message=request.continue_final_message,
+                tool_choice=request.tool_choice,
+            )
         if len(prompt) >= own.context_length:
             raise ContextLengthError(
                 f"the prompt has {len(prompt)} tokens, the model's context {own.context_length}",

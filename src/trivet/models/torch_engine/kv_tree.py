@@ -8,6 +8,7 @@ is exceeded.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from weakref import WeakSet
 
 import torch
 
@@ -24,6 +25,10 @@ class Segment:
     @property
     def nbytes(self) -> int:
         return self.keys.nbytes + self.values.nbytes
+
+    def view(self, start: int, end: int) -> "Segment":
+        """The tokens from ``start`` to ``end`` in the same memory."""
+        return Segment(self.keys[:, :, start:end], self.values[:, :, start:end])
 
     def part(self, start: int, end: int) -> "Segment":
         """The tokens from ``start`` to ``end`` in memory of their own, so that the whole can be freed."""
@@ -57,6 +62,23 @@ def common_length(first: Sequence[int], second: Sequence[int]) -> int:
     return low
 
 
+class SharedBudget:
+    """Bytes that the trees of all engines in a process share, in equal parts."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._trees: WeakSet[KVTree] = WeakSet()
+
+    def join(self, tree: "KVTree") -> None:
+        """Count one more tree, as long as it lives."""
+        self._trees.add(tree)
+
+    @property
+    def part(self) -> int:
+        """Bytes that each tree may keep."""
+        return self._total // max(1, len(self._trees))
+
+
 class KVTree:
     """Prefixes of one model. Used from the engine's thread alone.
 
@@ -64,8 +86,10 @@ class KVTree:
         budget: bytes of keys and values that may be kept; nodes held by live requests stay beyond it.
     """
 
-    def __init__(self, budget: int) -> None:
+    def __init__(self, budget: int | SharedBudget) -> None:
         self.budget = budget
+        if isinstance(budget, SharedBudget):
+            budget.join(self)
         self.nbytes = 0
         self._root = Node((), None, None)
         self._clock = 0
@@ -111,14 +135,18 @@ class KVTree:
 
     def evict(self) -> None:
         """Drop leaves that nobody holds, least recently used first, until the budget is met."""
-        while self.nbytes > self.budget:
+        while self.nbytes > self._allowed:
             leaves = [node for node in self._nodes() if not node.children and not node.holders]
             if not leaves:
                 return
             for leaf in sorted(leaves, key=lambda node: node.used):
-                if self.nbytes <= self.budget:
+                if self.nbytes <= self._allowed:
                     return
                 self._drop(leaf)
+
+    @property
+    def _allowed(self) -> int:
+        return self.budget.part if isinstance(self.budget, SharedBudget) else self.budget
 
     def clear(self) -> None:
         """Forget everything."""

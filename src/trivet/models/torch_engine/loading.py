@@ -11,6 +11,7 @@ from jinja2 import TemplateError
 
 from trivet.errors import ModelError
 from trivet.models.operations import Chat, Tokens
+from trivet.models.torch_engine.adapters import with_adapter
 from trivet.models.torch_engine.packed_linear import pack_linear_layers
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -18,7 +19,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass
 class LoadedModel:
-    """A model of transformers with its tokenizer. ``context_length`` is in tokens, ``eos`` token ids."""
+    """A model of transformers with its tokenizer. ``context_length`` is in tokens, ``eos`` token ids.
+
+    ``key`` names it among the models of an engine, whose own is ``""``; ``shared`` are the tokens that it has
+    in common with that one, see ``trivet.models.torch_engine.alignment``.
+    """
 
     model: Any
     tokenizer: Any
@@ -27,7 +32,19 @@ class LoadedModel:
     context_length: int
     eos: frozenset[int]
     where: str
+    key: str = ""
+    shared: torch.Tensor | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def rows(self) -> int:
+        """Size of the vocabulary: rows of the embedding, which may be more than the tokenizer has tokens."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
+
+    @property
+    def has_template(self) -> bool:
+        """Whether it has a chat template; models that were only pre-trained often have none."""
+        return bool(getattr(self.tokenizer, "chat_template", None))
 
     @property
     def takes_tools(self) -> bool:
@@ -55,15 +72,17 @@ class LoadedModel:
         *,
         continue_final_message: bool = False,
         tool_choice: str | dict[str, Any] | None = None,
+        template: str | None = None,
     ) -> Tokens:
         """Token ids of the chat under the chat template, with the generation prompt.
 
-        ``continue_final_message`` leaves the last message open instead.
+        ``continue_final_message`` leaves the last message open instead. ``template``: a Jinja template used
+        in place of the model's own.
 
         Raises:
             ModelError: the model has no chat template, or the template refuses the chat.
         """
-        if not getattr(self.tokenizer, "chat_template", None):
+        if template is None and not self.has_template:
             raise ModelError(
                 "the model has no chat template",
                 where=self.where,
@@ -81,6 +100,7 @@ class LoadedModel:
                         add_generation_prompt=not continue_final_message,
                         continue_final_message=continue_final_message,
                         return_dict=False,
+                        chat_template=template,
                     )
                 )
         except (TemplateError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -95,15 +115,22 @@ def _text_only(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def load(
-    path: Path, *, device: str = "auto", dtype: str = "auto", device_map: Any = None, where: str = ""
+    path: Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    device_map: Any = None,
+    where: str = "",
+    adapter: Path | None = None,
 ) -> LoadedModel:
-    """Load a Hugging Face folder.
+    """Load a Hugging Face folder, and merge a PEFT ``adapter`` into its weights.
 
     ``dtype`` "auto" is float32 on a CPU, where bfloat16 is several times slower on most processors, and the
     checkpoint's own type on a GPU.
 
     Raises:
-        ModelError: the folder does not hold what its configuration says, or the device is not there.
+        ModelError: the folder does not hold what its configuration says, the adapter does not fit, or the
+            device is not there.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -132,6 +159,8 @@ def load(
             where=where,
             hint="the checkpoint is not whole or does not fit its config.json",
         )
+    if adapter is not None:
+        model = with_adapter(model, adapter)
     if device_map is None:
         model.to(chosen)
     model.eval().requires_grad_(False)

@@ -8,7 +8,7 @@ import numpy as np
 from trivet._validation import did_you_mean
 from trivet.errors import ContextLengthError, EngineError, UnsupportedError
 from trivet.models.engine import Request
-from trivet.models.operations import Extend, Hidden, Next, Operation, Score, Tokens
+from trivet.models.operations import Extend, Hidden, Next, Operation, Sampling, Score, Tokens
 from trivet.models.torch_engine.detokenizer import Detokenizer
 from trivet.models.torch_engine.loading import LoadedModel
 from trivet.models.torch_engine.rows import ExtendRow, HiddenRow, NextRow, Row, ScoreRow
@@ -41,7 +41,7 @@ class RowMaker:
         self._request, self._prompt, self._number = request, prompt, number
         self._models, self._own = models, models[""]
         self._layer_count, self._on_piece = layer_count, on_piece
-        self._vocabulary = int(self._own.model.get_input_embeddings().weight.shape[0])
+        self._vocabulary = self._own.rows
         self._count = 0
 
     def make(self, operation: Operation) -> list[Row]:
@@ -70,7 +70,9 @@ class RowMaker:
         self._check(operation.prefix, 1)
         if operation.max_tokens < 1:
             return []
-        self._check_draws(operation)
+        self._check_sampling(operation.sampling)
+        if not 0 <= operation.top_logprobs <= self._vocabulary:
+            raise EngineError(f"top_logprobs must be 0 to {self._vocabulary}: {operation.top_logprobs}")
         request, own = self._request, self._own
         streams = operation.commit and (request.on_text is not None or bool(request.hooks.gates))
         watched = streams or any(operation.stop)
@@ -117,22 +119,32 @@ class RowMaker:
         return rows
 
     def _next_rows(self, operation: Next) -> list[Row]:
-        self._check(operation.prefix, 0)
+        self._check_sampling(operation.sampling)
+        if operation.last is not None and not 1 <= operation.last <= len(operation.prefix):
+            raise EngineError(
+                f"last must be 1 to the prefix's {len(operation.prefix)} tokens: {operation.last}"
+            )
         rows: list[Row] = []
         for index, name in enumerate(operation.models):
             if name not in self._models:
                 raise UnsupportedError(
                     f"no model {name!r} is loaded beside this one", hint=did_you_mean(name, self._models)
                 )
-            own = name == "" and operation.prefix[: len(self._prompt)] == self._prompt
+            model = self._models[name]
+            self._check(operation.prefix, 0, model)
+            goes_on = operation.prefix[: len(self._prompt)] == self._prompt
+            transformed = operation.transformed and name == "" and goes_on
             rows.append(
                 NextRow(
                     list(operation.prefix),
                     (self._number, index),
-                    model=name,
+                    model=model.key,
                     activations=self._request.hooks.activations if name == "" else (),
-                    prompt_length=len(self._prompt),
-                    transforms=self._request.hooks.logits if own else (),
+                    prompt_length=self._prompt_length(operation.prefix),
+                    transforms=self._request.hooks.logits if transformed else (),
+                    sampling=operation.sampling,
+                    last=operation.last,
+                    shared=model.shared,
                 )
             )
         return rows
@@ -165,30 +177,29 @@ class RowMaker:
     def _prompt_length(self, prefix: Tokens) -> int:
         return len(self._prompt) if prefix[: len(self._prompt)] == self._prompt else len(prefix)
 
-    def _check(self, tokens: Tokens, room: int) -> None:
-        context = self._own.context_length
+    def _check(self, tokens: Tokens, room: int, model: LoadedModel | None = None) -> None:
+        model = model or self._own
+        context = model.context_length
         if not tokens:
             raise EngineError("a prefix must have at least one token")
         if len(tokens) + room > context:
             raise ContextLengthError(
                 f"{len(tokens)} tokens do not fit the model's context of {context}",
-                where=self._own.where,
+                where=model.where,
                 hint="shorten the prompt",
             )
-        if min(tokens) < 0 or max(tokens) >= self._vocabulary:
-            raise EngineError(f"a token id is outside the vocabulary of {self._vocabulary}")
+        if min(tokens) < 0 or max(tokens) >= model.rows:
+            raise EngineError(f"a token id is outside the vocabulary of {model.rows}", where=model.where)
 
-    def _check_draws(self, operation: Extend) -> None:
+    def _check_sampling(self, sampling: Sampling) -> None:
         """Requests are drawn for together, so what cannot be drawn must not get that far."""
         for name, least in _LEAST.items():
-            value = getattr(operation.sampling, name)
+            value = getattr(sampling, name)
             if not (isinstance(value, int | float) and least <= value < math.inf):
                 raise EngineError(f"{name} must be a number from {least:g}: {value!r}")
-        for token, _ in operation.sampling.logit_bias:
+        for token, _ in sampling.logit_bias:
             if not 0 <= token < self._vocabulary:
-                raise EngineError(
+                raise UnsupportedError(
                     f"logit_bias names the token {token}, outside the vocabulary of {self._vocabulary}",
                     where=self._own.where,
                 )
-        if not 0 <= operation.top_logprobs <= self._vocabulary:
-            raise EngineError(f"top_logprobs must be 0 to {self._vocabulary}: {operation.top_logprobs}")

@@ -9,10 +9,11 @@ import torch
 
 from trivet.models.engine import LogitsTransform
 from trivet.models.operations import Continuation, Sampling, StopReason, Tokens
+from trivet.models.torch_engine.alignment import aligned
 from trivet.models.torch_engine.detokenizer import Detokenizer
 from trivet.models.torch_engine.kv_slots import Slot
 from trivet.models.torch_engine.layers import Tap
-from trivet.models.torch_engine.sampling import Draw, Drawn
+from trivet.models.torch_engine.sampling import Draw, Drawn, penalised
 
 if TYPE_CHECKING:
     from trivet.models.engine import ActivationHook
@@ -36,6 +37,7 @@ class Row:
     slot: Slot | None = None
     computed: int = 0
     stored: int = 0  # how many of the computed ones are in the KV tree
+    goes_on: bool = False  # in the slot of an earlier row: few tokens are new, and no other request waits
     result: Any = None
     error: BaseException | None = None
     done: bool = False
@@ -95,7 +97,7 @@ def _size(values: Any) -> str:
     return "×".join(map(str, values.shape))
 
 
-def _transformed(
+def transformed(
     transforms: Sequence[LogitsTransform], tokens: Sequence[int], prompt_length: int, logits: torch.Tensor
 ) -> torch.Tensor:
     """``logits`` [vocabulary] after the transforms; what they give is checked, for the sake of the batch."""
@@ -141,7 +143,7 @@ class ExtendRow(Row):
     def transformed(self, logits: torch.Tensor) -> torch.Tensor:
         """``logits`` [vocabulary] after this request's transforms; a failing transform fails the request."""
         try:
-            return _transformed(self.transforms, self.tokens, self.prompt_length, logits)
+            return transformed(self.transforms, self.tokens, self.prompt_length, logits)
         except Exception as error:
             self.error = error
             return logits
@@ -211,19 +213,47 @@ class ScoreRow(Row):
 
 @dataclass(eq=False)
 class NextRow(Row):
-    """The next-token log-probabilities."""
+    """The next-token log-probabilities after the last token, or after each of the ``last`` ones.
+
+    ``shared``: see ``trivet.models.torch_engine.alignment``.
+    """
 
     prompt_length: int = 0
     transforms: tuple[LogitsTransform, ...] = ()
+    sampling: Sampling = field(default_factory=Sampling)
+    last: int | None = None
+    shared: torch.Tensor | None = None
+    parts: list[torch.Tensor] = field(default_factory=list)
 
-    def take(self, logits: torch.Tensor) -> None:
-        """``logits`` [vocabulary] were computed."""
-        try:
-            logits = _transformed(self.transforms, self.tokens, self.prompt_length, logits)
-        except Exception as error:
-            self.error = error
-        self.result = logits.log_softmax(-1).cpu().numpy()
-        self.finish()
+    @property
+    def reusable(self) -> int:
+        return len(self.tokens) - (self.last or 1)
+
+    def wanted(self, start: int, end: int) -> list[int]:
+        return list(range(max(start, self.reusable), end))
+
+    def take(self, positions: list[int], logits: torch.Tensor) -> None:
+        """``logits`` [positions, vocabulary] were computed."""
+        logits = aligned(logits, self.shared)
+        if self.transforms or self.sampling != Sampling():
+            try:
+                logits = torch.stack([self._changed(at + 1, row) for at, row in zip(positions, logits)])
+            except Exception as error:
+                self.error = error
+        self.parts.append(logits.log_softmax(-1).cpu())
+        if positions[-1] == len(self.tokens) - 1:
+            whole = self.parts[0] if len(self.parts) == 1 else torch.cat(self.parts)
+            self.result = (whole[0] if self.last is None else whole).numpy()
+            self.parts = []
+            self.finish()
+
+    def _changed(self, length: int, logits: torch.Tensor) -> torch.Tensor:
+        """``logits`` [vocabulary] after ``length`` tokens, transformed and penalised."""
+        logits = transformed(self.transforms, self.tokens[:length], self.prompt_length, logits)
+        if self.sampling != Sampling():
+            prompt, answer = self.tokens[: self.prompt_length], self.tokens[self.prompt_length : length]
+            logits = penalised(logits, Draw(self.sampling, prompt=prompt, answer=answer))
+        return logits
 
 
 @dataclass(eq=False)

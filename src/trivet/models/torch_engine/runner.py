@@ -12,12 +12,13 @@ from trivet.errors import UnsupportedError
 from trivet.models.torch_engine import attention
 from trivet.models.torch_engine.attention import DecodeGroup, Plan, Stretch
 from trivet.models.torch_engine.kv_slots import KVShape, KVSlots
-from trivet.models.torch_engine.kv_tree import KVTree
+from trivet.models.torch_engine.kv_tree import KVTree, SharedBudget, common_length
 from trivet.models.torch_engine.layers import Enough, Layers, Tap
 from trivet.models.torch_engine.loading import LoadedModel
 from trivet.models.torch_engine.rows import Row
 
 _FORESEEN = 256
+_FEW = 64  # tokens of a sequence that goes on which are not worth sharing while it runs
 
 
 @dataclass
@@ -34,7 +35,7 @@ class Work:
 class ModelRunner:
     """A loaded model, its slots and its KV tree. Used from the engine's thread alone."""
 
-    def __init__(self, loaded: LoadedModel, *, tree_budget: int) -> None:
+    def __init__(self, loaded: LoadedModel, *, tree_budget: int | SharedBudget) -> None:
         self.loaded = loaded
         self.layers = Layers(loaded.model)
         attention.register()
@@ -105,23 +106,39 @@ class ModelRunner:
                 where=self.loaded.where,
             )
 
-    def start(self, row: Row, expected: int = 0) -> int:
+    def start(self, row: Row, expected: int = 0, parked: Row | None = None) -> int:
         """Give a row its slot and copy what the KV tree knows of it; returns how many tokens that is.
 
-        ``expected``: sequences that may run at the same time.
+        ``expected``: sequences that may run at the same time. ``parked``: a row that is done, in whose slot
+        this one goes on with the tokens that both have.
         """
-        # Room for what will probably come, so that most sequences never move.
-        row.slot = self.slots.place(len(row.tokens) + min(row.room, _FORESEEN), expected)
-        if row.private:
+        if parked is None or parked.slot is None:
+            # Room for what will probably come, so that most sequences never move.
+            row.slot = self.slots.place(len(row.tokens) + min(row.room, _FORESEEN), expected)
+        else:
+            row.slot, parked.slot = parked.slot, None
+            row.computed = min(common_length(parked.tokens, row.tokens), parked.computed, row.reusable)
+            row.stored = min(parked.stored, row.computed)
+        found = self._copy_known(row) if row.computed < row.reusable and not row.private else 0
+        row.goes_on = parked is not None and row.pending <= _FEW
+        return found
+
+    def _copy_known(self, row: Row) -> int:
+        """Copy what the KV tree knows beyond what is computed already; returns how many tokens that is."""
+        kept = row.computed
+        found, segments = self.tree.match(tuple(row.tokens), row.reusable)
+        if found <= kept:
             return 0
-        found, segments = self.tree.match(tuple(row.tokens), max(row.reusable, 0))
+        assert row.slot is not None
+        self.slots.grow(row.slot, kept, found)
         at = 0
         for segment in segments:
             count = min(segment.keys.shape[2], found - at)
-            self.slots.write(row.slot, at, segment, count)
+            known = min(max(kept - at, 0), count)
+            self.slots.write(row.slot, at + known, segment.view(known, count), count - known)
             at += count
         row.computed = row.stored = found
-        return found
+        return found - kept
 
     def store(self, row: Row) -> Any:
         """Put what is computed of a row into the KV tree; returns the node."""

@@ -21,7 +21,7 @@ class Draw:
     """One request's settings and state at one step. ``prompt`` and ``answer`` are token ids so far."""
 
     sampling: Sampling
-    random: np.random.Generator
+    random: np.random.Generator = field(default_factory=np.random.default_rng)
     prompt: Sequence[int] = ()
     answer: Sequence[int] = ()
     top_logprobs: int = 0
@@ -48,19 +48,47 @@ def draw(logits: torch.Tensor, rows: Sequence[Draw]) -> list[Drawn]:
     tokens = adjusted.argmax(dim=-1)
     sampled = [index for index, row in enumerate(rows) if row.sampling.temperature > 0]
     if sampled:
-        picked = torch.tensor(sampled, device=logits.device)
-        drawn = _sample(adjusted[picked], [rows[index] for index in sampled])
-        tokens[picked] = drawn
+        places = torch.tensor(sampled, device=logits.device)
+        chosen = [rows[index] for index in sampled]
+        warped = _warped(adjusted[places], chosen)
+        tokens[places] = pick(warped, [row.random.random() for row in chosen])
+    return described(logits, tokens, [row.top_logprobs for row in rows], totals)
+
+
+def described(
+    logits: torch.Tensor, tokens: torch.Tensor, counts: Sequence[int], totals: torch.Tensor | None = None
+) -> list[Drawn]:
+    """``tokens`` [rows] with their log-probabilities under ``logits`` [rows, vocabulary], each with so many
+    alternatives as ``counts`` says. ``totals``: the logarithms of the normalising sums, where known."""
+    if totals is None:
+        totals = torch.logsumexp(logits, dim=-1)
     logprobs = (logits.gather(1, tokens[:, None])[:, 0] - totals).tolist()
-    widest = max(row.top_logprobs for row in rows)
-    tops: list[tuple[tuple[int, float], ...]] = [() for _ in rows]
+    widest = max(counts)
+    tops: list[tuple[tuple[int, float], ...]] = [() for _ in counts]
     if widest:
         values, indices = (logits - totals[:, None]).topk(widest, dim=-1)
         tops = [
-            tuple(zip(ids[: row.top_logprobs], best[: row.top_logprobs]))
-            for row, ids, best in zip(rows, indices.tolist(), values.tolist())
+            tuple(zip(ids[:count], best[:count]))
+            for count, ids, best in zip(counts, indices.tolist(), values.tolist())
         ]
     return [Drawn(token, logprob, top) for token, logprob, top in zip(tokens.tolist(), logprobs, tops)]
+
+
+def probabilities(logits: torch.Tensor, rows: Sequence[Draw]) -> torch.Tensor:
+    """The distributions that ``draw`` draws from: float64 [rows, vocabulary], each with a sum of 1.
+
+    ``logits``: float32 [rows, vocabulary]. A greedy row has all its mass on its largest logit.
+    """
+    result = torch.zeros(logits.shape, dtype=torch.float64, device=logits.device)
+    for index, row in enumerate(rows):
+        values = logits[index]
+        if _has_penalty(row.sampling):
+            values = penalised(values.clone(), row)
+        if row.sampling.temperature > 0:
+            result[index] = _warped(values[None], [row])[0]
+        else:
+            result[index, values.argmax()] = 1.0
+    return result
 
 
 def _has_penalty(sampling: Sampling) -> bool:
@@ -93,7 +121,9 @@ def penalised(logits: torch.Tensor, row: Draw) -> torch.Tensor:
     return logits
 
 
-def _sample(logits: torch.Tensor, rows: Sequence[Draw]) -> torch.Tensor:
+def _warped(logits: torch.Tensor, rows: Sequence[Draw]) -> torch.Tensor:
+    """Probabilities after temperature and filters: float64 [rows, vocabulary]."""
+
     def column(values: Sequence[float]) -> torch.Tensor:
         return torch.tensor(values, device=logits.device, dtype=torch.float32)[:, None]
 
@@ -104,10 +134,18 @@ def _sample(logits: torch.Tensor, rows: Sequence[Draw]) -> torch.Tensor:
         top_p=[row.sampling.top_p for row in rows],
         min_p=[row.sampling.min_p for row in rows],
     )
-    # Inverse of the cumulative distribution in vocabulary order: one uniform number a token, and rounding in
-    # the logits cannot reorder the candidates. float64, since 50,000 float32 sums lose the tail.
-    cumulative = scaled.double().softmax(dim=-1).cumsum(dim=-1)
-    uniform = torch.tensor([[row.random.random()] for row in rows], device=logits.device, dtype=torch.float64)
+    return scaled.double().softmax(dim=-1)
+
+
+def pick(weights: torch.Tensor, uniforms: Sequence[float]) -> torch.Tensor:
+    """One token for each row of ``weights`` (float64 [rows, vocabulary], any positive sum): int64 [rows].
+
+    ``uniforms``: a number in [0, 1) for each row. It is the inverse of the cumulative distribution in
+    vocabulary order: one uniform number a token, and rounding in the logits cannot reorder the candidates.
+    float64, since 50,000 float32 sums lose the tail.
+    """
+    cumulative = weights.cumsum(dim=-1)
+    uniform = torch.tensor(uniforms, device=weights.device, dtype=torch.float64)[:, None]
     picked = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)[:, 0]
     last = (cumulative < cumulative[:, -1:]).sum(dim=-1)  # the last token with any probability
     return torch.minimum(picked, last)

@@ -18,6 +18,7 @@ import torch
 
 from trivet.errors import EngineError
 from trivet.models.torch_engine.kv_tree import common_length
+from trivet.models.torch_engine.parking import Parking
 from trivet.models.torch_engine.rows import ExtendRow, HiddenRow, NextRow, Row, ScoreRow
 from trivet.models.torch_engine.runner import ModelRunner, Work
 from trivet.models.torch_engine.sampling import draw
@@ -49,6 +50,7 @@ class Scheduler:
         self._owner: dict[Row, Task] = {}
         self._waiting: list[tuple[tuple[int, int], int, Row]] = []
         self._active: list[Row] = []
+        self._parking = Parking(runners)
         self._count = 0
         self._closing = False
         self._closed = False  # no task comes after this; under the lock
@@ -155,6 +157,7 @@ class Scheduler:
         elif task.judging is not None:
             self._judge(task)
         else:
+            self._parking.prepare(task)
             for row in task.rows:
                 self._owner[row] = task
                 self._count += 1
@@ -191,9 +194,14 @@ class Scheduler:
         for row in task.rows:
             row.done = True
             self._leave(row)
-        for model, node in task.held:
+        self._parking.release(task)
+        self._release(task.held_before)
+        self._release(task.held)
+
+    def _release(self, held: list[tuple[str, Any]]) -> None:
+        for model, node in held:
             self._runners[model].tree.release(node)
-        task.held.clear()
+        held.clear()
 
     def _leave(self, row: Row) -> None:
         self._owner.pop(row, None)
@@ -212,17 +220,21 @@ class Scheduler:
             if row.done:
                 continue
             tries -= 1
-            if self._should_wait(row):
+            task = self._owner[row]
+            if not self._parking.waits_for(task, row) and self._should_wait(row):
                 put_back.append(entry)
                 continue
-            if self._active and self._bytes(row) + sum(map(self._bytes, self._active)) > limit:
+            while self._bytes(row) + self._used() > limit and self._parking.release_latest(task):
+                pass
+            if self._active and self._bytes(row) + self._used() > limit:
                 put_back.append(entry)
                 break
-            task = self._owner[row]
             try:
                 soon = len(self._active) + len(self._waiting) + 1
                 fitting = limit // self._bytes(row)
-                found = self._runners[row.model].start(row, min(self._limits.rows, soon, fitting))
+                found = self._runners[row.model].start(
+                    row, min(self._limits.rows, soon, fitting), self._parking.take(task, row)
+                )
             except (RuntimeError, MemoryError) as error:  # no memory for the slot
                 task.fail(EngineError(f"no room for the sequence: {str(error).splitlines()[0]}"))
                 self._drop(task)
@@ -235,11 +247,14 @@ class Scheduler:
     def _bytes(self, row: Row) -> int:
         return self._runners[row.model].slots.nbytes(len(row.tokens) + row.room)
 
+    def _used(self) -> int:
+        return sum(map(self._bytes, self._active)) + sum(map(self._bytes, self._parking.rows()))
+
     def _should_wait(self, row: Row) -> bool:
         if row.private:
             return False
         for other in self._active:
-            if other.pending > 1 and other.keeps and other.model == row.model:
+            if other.pending > 1 and other.keeps and not other.goes_on and other.model == row.model:
                 common = min(common_length(other.tokens, row.tokens), row.reusable)
                 if common > other.stored + _WORTH_WAITING:
                     return True
@@ -270,13 +285,13 @@ class Scheduler:
         with torch.inference_mode():
             self._read_logits(work, logits)
         self._settle(work)
-        runner.slots.compact(
-            [(row.slot, row.computed) for row in self._active if row.slot and row.model == rows[0].model]
-        )
+        model = rows[0].model
+        mine = [row for row in self._active if row.model == model] + list(self._parking.rows(model))
+        runner.slots.compact([(row.slot, row.computed) for row in mine if row.slot])
 
     def _store_prompts(self, runner: ModelRunner, work: list[Work]) -> None:
         for piece in work:
-            if piece.count > 1 and piece.row.keeps and not piece.row.error:
+            if piece.count > 1 and piece.row.keeps and not piece.row.error and not piece.row.goes_on:
                 self._hold(runner, piece.row)
 
     def _hold(self, runner: ModelRunner, row: Row) -> None:
@@ -295,10 +310,8 @@ class Scheduler:
                     mine[0] = row.transformed(mine[0])
                 if not row.error:
                     drawing.append((row, piece.first))
-            elif isinstance(row, ScoreRow) and piece.wanted:
+            elif isinstance(row, ScoreRow | NextRow) and piece.wanted:
                 row.take(piece.wanted, mine)
-            elif isinstance(row, NextRow) and piece.wanted:
-                row.take(mine[0])
             elif isinstance(row, HiddenRow) and not row.pending:
                 row.finish()
         if drawing:
@@ -331,13 +344,25 @@ class Scheduler:
             else:
                 for row in task.rows:
                     if row.done and row in self._active:
+                        if self._parking.fits(task, row):
+                            self._park(task, row)
+                            continue
                         if row.keeps and row.computed > row.stored:
                             self._hold(self._runners[row.model], row)
                         self._leave(row)
                 if task.rows and all(row.done for row in task.rows):
                     self._go_on(task)
 
+    def _park(self, task: Task, row: Row) -> None:
+        del self._owner[row]
+        self._active.remove(row)
+        self._parking.park(task, row)
+
     def _go_on(self, task: Task) -> None:
+        # A long search computes far more than fits in memory: what it touched before its last operation stays
+        # in the KV tree for as long as there is room, and no longer.
+        self._release(task.held_before)
+        task.held_before, task.held = task.held, []
         self._guarded(task, lambda: task.resume(task.collect()))
 
 

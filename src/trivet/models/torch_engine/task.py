@@ -14,6 +14,7 @@ from trivet.models.engine import Completion, Handle, Request, Usage
 from trivet.models.gated_answer import GatedAnswer
 from trivet.models.operations import (
     Commit,
+    Computation,
     Continuation,
     Extend,
     Hidden,
@@ -22,8 +23,10 @@ from trivet.models.operations import (
     Program,
     ProgramContext,
     Score,
+    Several,
     Tokens,
 )
+from trivet.models.torch_engine.beside import Beside
 from trivet.models.torch_engine.loading import LoadedModel
 from trivet.models.torch_engine.row_maker import RowMaker
 from trivet.models.torch_engine.rows import ExtendRow, Row
@@ -72,11 +75,15 @@ class Task:
         self.answer = GatedAnswer(request)
         self.handle = TaskHandle(lambda: None)
         self.rows: list[Row] = []
+        # Nodes of the KV tree that this and the last operation computed: (model, node).
         self.held: list[tuple[str, Any]] = []
+        self.held_before: list[tuple[str, Any]] = []
         self.finished = False
         self._own = models[""]
+        self._beside = Beside(request, prompt, models)
         self._maker = RowMaker(request, prompt, number, models, layer_count, self.answer.append)
         self._operation: Operation | None = None
+        self._parts: list[tuple[Computation, list[Row]]] = []
         self._program: Program | None = None
         self._started = time.perf_counter()
         self._first: float | None = None
@@ -100,6 +107,11 @@ class Task:
             encode=own.encode,
             decode=own.decode,
             render=own.render,
+            eos=own.eos,
+            context_length=own.context_length,
+            prompt_of=self._beside.prompt_of,
+            same_as=self._beside.same_as,
+            transform=self._beside.transform,
         )
         self._program = request.program(self._context)
         self.resume(None)
@@ -108,7 +120,7 @@ class Task:
         """Go on with the result of the last operation, until the next one or the end."""
         assert self._program is not None
         while not self.answer.blocked:
-            self._operation, self.rows = None, []
+            self._operation, self._parts, self.rows = None, [], []
             try:
                 operation = self._program.throw(failure) if failure else self._program.send(result)
             except StopIteration:
@@ -122,7 +134,9 @@ class Task:
                 if isinstance(operation, Commit):
                     self._commit(operation)
                     continue
-                self.rows = self._maker.make(operation)
+                wanted = operation.operations if isinstance(operation, Several) else (operation,)
+                self._parts = [(one, self._maker.make(one)) for one in wanted]
+                self.rows = [row for _, rows in self._parts for row in rows]
             except UnsupportedError:
                 raise
             except EngineError as error:
@@ -140,13 +154,17 @@ class Task:
 
     def collect(self) -> Any:
         """The result of the operation whose rows are done."""
-        operation, results = self._operation, [row.result for row in self.rows]
+        results = [self._result(operation, rows) for operation, rows in self._parts]
+        return results if isinstance(self._operation, Several) else results[0]
+
+    def _result(self, operation: Computation, rows: list[Row]) -> Any:
+        results = [row.result for row in rows]
         match operation:
             case Extend():
                 if not results:
                     results = [Continuation((), "", (), "length") for _ in range(operation.n)]
                 if operation.commit:
-                    row = self.rows[0] if self.rows else None
+                    row = rows[0] if rows else None
                     streamed = isinstance(row, ExtendRow) and row.on_piece is not None
                     self.answer.add(results[0], already_appended=streamed)
                 return results
