@@ -164,12 +164,17 @@ def test_the_program_draws_from_the_mixture(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("settings", "sampling", "eos"), CASES)
-def test_the_program_draws_from_the_mixture_50_000_times(
+def test_the_program_draws_from_the_mixture_more_often(
     settings: dict[str, Any], sampling: Sampling, eos: int | None
 ) -> None:
-    check(settings, sampling, eos, 50_000)
+    check(settings, sampling, eos, 4_000)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1200)
+def test_speculation_draws_from_the_mixture_50_000_times() -> None:
+    check({"draft_tokens": 2}, HOT, None, 50_000)
 
 
 def test_one_token_of_many_has_the_wanted_distribution_and_the_predicted_acceptance() -> None:

@@ -22,8 +22,8 @@ from tests.systems.server.conftest import NEVER_STOP, user
 
 STREAMS, VANISHING, TOKENS, ROUNDS = 200, 40, 40, 4
 GROWTH = 32 * 1024**2
-"""Bytes by which the server's process may grow between the first round and the last: 44 kB an answer, for what the
-allocator does not give back."""
+"""Bytes by which the server's process may grow between the first round and the last: 44 kB an answer, for
+what the allocator does not give back."""
 NO_KERNEL_CACHE = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "0", "LRU_CACHE_CAPACITY": "1"}
 """PyTorch and oneDNN keep up to 1,024 compiled kernels, one for each shape of a batch: 100 MB that take many
 rounds to fill, and would hide a leak."""
