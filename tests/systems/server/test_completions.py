@@ -99,3 +99,20 @@ def test_a_prompt_longer_than_the_context(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="context") as caught:
         client.completions.create(model="tiny", prompt="word " * 600)
     assert caught.value.code == "context_length_exceeded"
+
+
+def test_a_system_behind_another_server_chats_and_does_not_complete(start: Start, tiny: System) -> None:
+    near = start(tiny)
+    far = System.load({"model": f"openai:{near.url}#tiny", "name": "far"}).open()
+    probed = far.engine.description["probe"]
+    assert {"top_k", "min_p", "presence_penalty"} <= set(probed["sampling"]), "the probe sees them honoured"
+    assert probed["seed"] and probed["top_logprobs"] == 20
+    client = start(far).client()
+    with pytest.raises(openai.BadRequestError, match="takes chats, not plain text"):
+        client.completions.create(model="far", prompt=PROMPT)
+    with pytest.raises(openai.BadRequestError, match="shows no tokens"):
+        client.chat.completions.create(model="far", messages=user(), logprobs=True)
+    expected = tiny.answer_sync(user(), max_tokens=24).text
+    stream = client.chat.completions.create(model="far", messages=user(), max_tokens=24, stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == expected
+    near.settle()

@@ -125,6 +125,7 @@ def test_the_time_limit_is_504_or_the_last_event_of_a_stream(start: Start, patie
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_is_given_up(
     start: Start, patient: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,7 +179,7 @@ def test_a_stop_lets_requests_finish_within_the_grace_period(
     start: Start, patient: System, grace: float, finishes: bool
 ) -> None:
     running = start(patient, grace=grace)
-    count = 600 if finishes else 16000
+    count = 200 if finishes else 16000
     stream = begin_stream(running, max_tokens=count, stream_options={"include_usage": True})
     running.server.should_exit = True
     if finishes:
