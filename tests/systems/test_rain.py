@@ -1,8 +1,9 @@
-"""RAIN on the embedded model: a small search, its trace and costs, and the direction of what it buys."""
+"""RAIN in a system: a small search on the embedded model, its trace and costs, and what more searches buy."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,40 +54,37 @@ def test_one_candidate_is_greedy_decoding(embedded_model: str) -> None:
     assert system.answer_sync(PROMPTS[0], seed=1).text == plain.answer_sync(PROMPTS[0], seed=1).text
 
 
-class Keyword:
-    """Knows a violation by a word that plain answers often hold."""
+class Letter:
+    """Knows a violation by a letter that plain answers often hold."""
 
-    name = objective = "keyword"
+    name = objective = "letter"
     identity = "0" * 64
     quality: dict[str, Any] = {}  # noqa: RUF012 - as the protocol has it
     training_prompts: frozenset[str] = frozenset()
 
     @staticmethod
     def violates(text: str) -> bool:
-        return " the " in f" {text.lower()} "
+        return "e" in text.lower()
 
     def score(self, chats: Sequence[Any]) -> list[Verdict]:
         return [Verdict(float(not self.violates(str(chat[-1]["content"])))) for chat in chats]
 
 
-@pytest.mark.model
-@pytest.mark.slow
-def test_violations_fall_as_searches_grow(embedded_model: str) -> None:
+def test_violations_fall_as_searches_grow(tiny_model_folder: Path) -> None:
     rates = []
     for searches in (1, 6, 24):
         settings = {"method": "rain", "searches": searches, "least_searches": max(1, searches // 2)}
         system = System.load(
             {
-                "model": embedded_model,
+                "model": str(tiny_model_folder),
                 "decode": {**settings, "judge": "refusal_string_match"},
-                "max_tokens": 14,
+                "max_tokens": 8,
             }
         )
         system.__dict__["decoding"] = Part(
-            replace(system.decoding.method), system.decoding.config, {"judge": Keyword()}
+            replace(system.decoding.method), system.decoding.config, {"judge": Letter()}
         )
-        pending = [system.submit(prompt, seed=seed) for prompt in PROMPTS for seed in (1, 2)]
+        pending = [system.submit("Hello", seed=seed) for seed in range(40)]
         texts = [one.answer().text for one in pending]
-        rates.append(sum(map(Keyword.violates, texts)) / len(texts))
-    assert rates[0] >= rates[1] >= rates[2]
-    assert rates[0] > rates[2], rates
+        rates.append(sum(map(Letter.violates, texts)) / len(texts))
+    assert rates[0] > rates[1] > rates[2], rates
