@@ -62,9 +62,12 @@ def write_text(path: Path, text: str) -> None:
         stream.write(text)
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write ``value`` as indented JSON with a final newline, atomically. NaN and infinity are refused."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+def write_json(path: Path, value: object, *, indent: int | None = 2) -> None:
+    """Write ``value`` as JSON with a final newline, atomically. NaN and infinity are refused.
+
+    ``indent=None`` gives one line, which is several times faster to write for thousands of entries.
+    """
+    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def canonical_json(value: object) -> str:

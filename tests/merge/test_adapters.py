@@ -9,8 +9,9 @@ from safetensors.torch import load_file, save_file
 from tests.merge.conftest import make_adapter
 
 from trivet.errors import MergeError
-from trivet.merge.adapters import Adapter, is_adapter
+from trivet.merge.adapters import Adapter
 from trivet.merge.weights import Weights
+from trivet.models.names import is_adapter
 
 KINDS = [
     {},

@@ -19,15 +19,13 @@ class Answer:
         self.tokens: list[int] = []
         self.ended = False
         self._context = context
+        self._most, self._reason = context.limit
         self._text = Detokenizer(context.decode, context.stop)
 
     @property
     def room(self) -> int:
         """Tokens that may still come."""
-        context, count = self._context, len(self.tokens)
-        full = context.context_length
-        left = context.max_tokens - count
-        return left if full is None else min(left, full - len(context.prompt) - count)
+        return self._most - len(self.tokens)
 
     def add(self, drawn: Sequence[Drawn]) -> Continuation:
         """Take tokens until one ends the answer; what follows that one is left out."""
@@ -70,10 +68,4 @@ class Answer:
         return Continuation(tuple(tokens), text, tuple(logprobs), reason or "length", shown)
 
     def _limit(self) -> StopReason | None:
-        context = self._context
-        if len(self.tokens) >= context.max_tokens:
-            return "length"
-        full = context.context_length
-        if full is not None and len(context.prompt) + len(self.tokens) >= full:
-            return "context"
-        return None
+        return self._reason if self.room <= 0 else None

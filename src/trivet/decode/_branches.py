@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from trivet.decode._heuristic import Scored
-from trivet.decode._lookahead import Following, cut
+from trivet.decode._lookahead import Following
 from trivet.models.operations import Continuation, ProgramContext, StopReason, Tokens
-from trivet.models.torch_engine.detokenizer import Detokenizer
+from trivet.models.torch_engine.detokenizer import Detokenizer, cut
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def expand(beam: Branch, following: Following, room: int, context: ProgramContex
         text, stopped = cut(context.decode(tokens), context.stop)
         ended: StopReason | None = "stop_string" if stopped else None
         if not stopped and len(tokens) >= room:
-            ended = "length" if room == context.max_tokens else "context"
+            ended = context.limit[1]
         alternatives = (*beam.alternatives, following.alternatives[: context.top_logprobs])
         found.append(replace(branch, tokens=tokens, text=text, alternatives=alternatives, ended=ended))
     return found

@@ -1,7 +1,7 @@
 """One request's models under emulated fine-tuning: which of them are run, on what, and what is noted."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -71,14 +71,15 @@ class Emulation:
         """Whether there is a model to save passes of: one that checks and does not draft."""
         return bool(self.checking)
 
-    def ask(self, models: Sequence[str], tokens: Sequence[int], last: int | None = None) -> Several:
-        """The operation that gives, for each model, its distributions after its prompt and ``tokens``."""
-        return Several(
-            tuple(
-                Next((*self.prompts[model], *tokens), (model,), last=last, transformed=False)
-                for model in models
-            )
-        )
+    def read(
+        self, models: Sequence[str], tokens: Sequence[int], last: int | None = None
+    ) -> Generator[Several, Any, dict[str, torch.Tensor]]:
+        """Each model's log-probabilities after its prompt and ``tokens``, or after the ``last`` of them."""
+        asked = [
+            Next((*self.prompts[model], *tokens), (model,), last=last, transformed=False) for model in models
+        ]
+        found = yield Several(tuple(asked))
+        return {model: torch.from_numpy(array) for model, (array,) in zip(models, found, strict=True)}
 
     def target(self, logprobs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Log-probabilities of the mixture, float32 [vocabulary], from those of the ``needed`` models."""

@@ -7,7 +7,7 @@ follow there, so that the model is not asked again. All that is asked at a step 
 """
 
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, TypeAlias
 
@@ -23,6 +23,7 @@ from trivet.models.operations import (
     Several,
     Tokens,
 )
+from trivet.models.torch_engine.detokenizer import cut
 
 _END = -1  # in place of a token: the model ends its answer here
 
@@ -65,7 +66,7 @@ class Lookahead:
 
     def __init__(self, context: ProgramContext, width: int) -> None:
         self._context, self._width = context, width
-        self._sampling = replace(context.sampling, temperature=0.0, top_p=1.0, top_k=0, min_p=0.0)
+        self._sampling = context.sampling.unfiltered()
         self._own = self._sampling == Sampling()  # nothing but the model's own distribution is at work
         self._tops = max(width, context.top_logprobs)
         self._following: dict[Tokens, Following] = {}
@@ -171,9 +172,3 @@ def best(values: np.ndarray, count: int) -> list[int]:
         indices = np.arange(len(values))
     ordered = indices[np.argsort(-values[indices], kind="stable")]
     return [int(index) for index in ordered[:count]]
-
-
-def cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:
-    """``text`` before the first of the stop strings, and whether there is one."""
-    places = [place for stop in stops if stop and (place := text.find(stop)) >= 0]
-    return (text[: min(places)], True) if places else (text, False)

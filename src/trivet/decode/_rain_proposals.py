@@ -21,6 +21,7 @@ from trivet.models.operations import (
     StopReason,
     Tokens,
 )
+from trivet.models.torch_engine.detokenizer import cut
 from trivet.models.torch_engine.sampling import Draw, draw
 
 if TYPE_CHECKING:
@@ -44,24 +45,14 @@ class Proposer:
         self._config, self._context = config, context
         own = context.sampling
         temperature = own.temperature or config.proposal_temperature
-        self._greedy = replace(own, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0)
+        self._greedy = own.unfiltered()
         self._sampled = replace(own, temperature=temperature, top_k=config.proposal_top_k)
         self.simulation = replace(own, temperature=own.temperature or config.simulation_temperature, top_k=0)
         # What is left to do to a distribution to which the penalties have been applied.
         self._filters = Sampling(temperature, own.top_p, config.proposal_top_k, own.min_p)
         self._simulated = replace(self._filters, temperature=self.simulation.temperature, top_k=0)
-        self._penalties = replace(own, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0)
         self._kept = max(config.candidates, config.max_children, config.proposal_top_k, context.top_logprobs)
-        self._limit, self.limit_reason = self._bounds()
-
-    def _bounds(self) -> tuple[int, StopReason]:
-        """Most tokens of the answer, and which of the two limits that is."""
-        context = self._context
-        if context.context_length is not None:
-            room = context.context_length - len(context.prompt)
-            if room < context.max_tokens:
-                return room, "context"
-        return context.max_tokens, "length"
+        self._limit, self.limit_reason = context.limit
 
     def room(self, state: Tokens) -> int:
         """Tokens that may still follow the answer so far."""
@@ -69,7 +60,7 @@ class Proposer:
 
     def stopped(self, text: str) -> bool:
         """Whether a stop string of the request is in the text."""
-        return any(string and string in text for string in self._context.stop)
+        return cut(text, self._context.stop)[1]
 
     def expand(self, node: Node, state: Tokens, *, uniform: float) -> Steps[None]:
         """Give a node its children. ``state``: the answer up to it; ``uniform``: see ``tree.expand``."""
@@ -123,11 +114,11 @@ class Proposer:
         """The next-token log-probabilities after a node, penalties applied; the node keeps the largest."""
         prefix = self._context.prompt + state
         logprobs: np.ndarray
-        if self._penalties == _PLAIN:
+        if self._greedy == _PLAIN:
             (logprobs,) = yield Next(prefix)
             adjusted = logprobs
         else:
-            operations = (Next(prefix), Next(prefix, sampling=self._penalties))
+            operations = (Next(prefix), Next(prefix, sampling=self._greedy))
             (logprobs,), (adjusted,) = yield Several(operations)
         best = np.argsort(-adjusted, kind="stable")[: self._kept]
         node.following = NextTokens(best, adjusted[best], logprobs[best])

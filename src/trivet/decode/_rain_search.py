@@ -25,7 +25,7 @@ from trivet.models.operations import (
     StopReason,
     Tokens,
 )
-from trivet.models.torch_engine.detokenizer import Detokenizer
+from trivet.models.torch_engine.detokenizer import Detokenizer, cut
 
 if TYPE_CHECKING:
     from trivet.decode.rain import Config
@@ -230,9 +230,7 @@ class Search:
 
     def _text(self, tokens: Tokens) -> str:
         """The answer as text, cut before a stop string."""
-        text = self._context.decode(tokens)
-        found = [place for string in self._context.stop if string and (place := text.find(string)) >= 0]
-        return text[: min(found)] if found else text
+        return cut(self._context.decode(tokens), self._context.stop)[0]
 
     def _continuation(self, best: Node) -> Continuation:
         """The token set as a part of the answer; characters that are not whole wait for the next one."""

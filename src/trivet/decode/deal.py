@@ -50,10 +50,10 @@ from trivet.decode._branches import Branch, expand, keep, piece, whole
 from trivet.decode._deal_trace import record, rounded
 from trivet.decode._functions import fingerprint
 from trivet.decode._heuristic import Heuristic, Text
-from trivet.decode._lookahead import Lookahead, cut
+from trivet.decode._lookahead import Lookahead
 from trivet.decode._objectives import Function, Judged, Objective, labels
 from trivet.models.operations import Commit, Operation, Program, ProgramContext, Scorer
-from trivet.models.torch_engine.detokenizer import Detokenizer
+from trivet.models.torch_engine.detokenizer import Detokenizer, cut
 
 _WIDEST = 4096  # candidates that are tried where all others violate a hard constraint
 
@@ -101,9 +101,7 @@ class Config(_validation.Config):
 def program(config: Config, context: ProgramContext, **judges: Scorer) -> Program:
     """Keep the best branches by c(y_t), token by token, until they have ended."""
     context.trace.append(note := _begin(config))
-    room = context.max_tokens
-    if context.context_length is not None:
-        room = min(room, context.context_length - len(context.prompt))
+    room, _ = context.limit
     ahead = Lookahead(context, config.candidates)
     by_name = {key.removeprefix("judge_"): judge for key, judge in judges.items()}
     heuristic = Heuristic(config.objectives, by_name, context, config.normalize)

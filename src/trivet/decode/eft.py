@@ -162,8 +162,7 @@ def program(config: Config, context: ProgramContext) -> Program:
 def _step(emulation: Emulation, answer: Answer, context: ProgramContext, notes: Notes) -> _Steps:
     """One token from one pass of every model."""
     models = emulation.needed
-    found = yield emulation.ask(models, answer.tokens)
-    logprobs = {model: torch.from_numpy(array) for model, (array,) in zip(models, found)}
+    logprobs = yield from emulation.read(models, answer.tokens)
     [drawn] = _drawn(emulation, logprobs, answer.tokens, context)
     notes.passed(models)
     notes.token(emulation, logprobs, drawn)
@@ -188,9 +187,8 @@ def _block(count: int, emulation: Emulation, answer: Answer, context: ProgramCon
     proposals: list[torch.Tensor] = []
     known: list[dict[str, torch.Tensor]] = []  # of each position, the log-probabilities of the small models
     while len(drafts) < count and not context.eos.intersection(drafts[-1:]):
-        found = yield emulation.ask(small, [*answer.tokens, *drafts])
-        known.append({model: torch.from_numpy(array) for model, (array,) in zip(small, found)})
         tokens = [*answer.tokens, *drafts]
+        known.append((yield from emulation.read(small, tokens)))
         proposed = context.transform((*context.prompt, *tokens), emulation.small(known[-1]))
         proposals.append(probabilities(proposed[None], [_settings(context, tokens)])[0])
         drafts.append(int(pick(proposals[-1][None], [context.random.random()])[0]))
@@ -199,9 +197,8 @@ def _block(count: int, emulation: Emulation, answer: Answer, context: ProgramCon
     ends = drafts[-1] in context.eos
     # Nothing follows an end-of-sequence token, so it is not fed.
     fed = drafts[:-1] if ends else drafts
-    found = yield emulation.ask(others, [*answer.tokens, *fed], last=len(fed) + 1)
+    checks = yield from emulation.read(others, [*answer.tokens, *fed], last=len(fed) + 1)
     notes.passed(others)
-    checks = {model: torch.from_numpy(array) for model, (array,) in zip(others, found)}
     accepted: list[Drawn] = []
     for index, token in enumerate(drafts):
         tokens = [*answer.tokens, *drafts[:index]]
@@ -216,9 +213,8 @@ def _block(count: int, emulation: Emulation, answer: Answer, context: ProgramCon
         notes.token(emulation, logprobs, accepted[-1], drafted=kept)
         if not kept or (ends and index == len(drafts) - 1):
             return accepted
-    found = yield emulation.ask(small, [*answer.tokens, *drafts])
+    last = yield from emulation.read(small, [*answer.tokens, *drafts])
     notes.passed(small)
-    last = {model: torch.from_numpy(array) for model, (array,) in zip(small, found)}
     logprobs = last | {model: rows[-1] for model, rows in checks.items()}
     accepted += _drawn(emulation, logprobs, [*answer.tokens, *drafts], context)
     notes.token(emulation, logprobs, accepted[-1])

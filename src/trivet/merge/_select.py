@@ -11,12 +11,13 @@ Both are exact and give the same.
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from itertools import islice
 
 import numpy as np
 import torch
 
 from trivet.merge._group import TensorGroup
+from trivet.merge._random import Array
 
 _UPPER, _LOWER, _MAGNITUDE = 2**15, 2**16, 0x7FFFFFFF
 _SAMPLED = 2**15, 2**18  # magnitudes of each expert that are sampled, at least and at most
@@ -26,8 +27,6 @@ _WIDTH = 6.0  # standard deviations of a sampled rank on either side
 _GATHERED = 1 / 3  # share of a tensor that may lie between the two magnitudes
 GATHERED_BYTES = 32 * 2**20
 """What may be gathered of all experts together; a tensor of which more would be is counted instead."""
-
-Array: TypeAlias = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -88,10 +87,10 @@ def _between(
     groups: Callable[[], Iterator[TensorGroup]], ranks: Sequence[Sequence[int]]
 ) -> list[list[Threshold]] | None:
     """As ``largest``; ``None`` where a sample of rows does not help."""
-    tensors = list(groups())
-    elements = sum(group.elements for group in tensors)
-    if elements < _SMALL or len(tensors) != 1:
+    tensors = list(islice(groups(), 2))
+    if len(tensors) != 1 or tensors[0].elements < _SMALL:
         return None
+    elements = tensors[0].elements
     sampled = _sample(tensors[0])
     brackets = []
     for bits, chosen in zip(sampled, ranks, strict=True):

@@ -27,11 +27,6 @@ _STARTS_AT_ZERO = (None, True, False, "gaussian", "eva", "orthogonal")
 _KEY = re.compile(r"^(?:base_model\.model\.)?(?P<module>.+?)\.(?P<part>lora_A|lora_B)(?:\.[^.]+)?\.weight$")
 
 
-def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds an adapter and no model."""
-    return (folder / CONFIG).is_file() and not (folder / "config.json").is_file()
-
-
 @dataclass(frozen=True)
 class _Factors:
     """``up`` [outputs, r], scaled, and ``down`` [r, inputs], both float32."""

@@ -35,6 +35,7 @@ _TOKENIZER_FILES = (
 )  # fmt: skip
 _GENERATION = "generation_config.json"
 _OTHER_FILES = (_GENERATION, "preprocessor_config.json")
+_Mover = Callable[[dict[str, Any]], dict[str, Any]]
 _NOTED = ("density", "ranks", "condition", "warnings")
 
 
@@ -88,8 +89,9 @@ def merge_checkpoints(
                     staging, file, [_tensor(prepared, one) for one in done]
                 ),
             )
-            report = _finish(prepared, outcome, text)
-            move_into_place(staging, out, _config(prepared))
+            moved = _id_mover(prepared)
+            report = _finish(prepared, outcome, text, moved)
+            move_into_place(staging, out, _config(prepared, moved))
             return Merged(out, report)
     finally:
         prepared.sources.close()
@@ -140,7 +142,7 @@ def is_done(out: Path, merge: Merge) -> bool:
     raise MergeError("is there already", where=str(out), hint="choose another folder, or remove it first")
 
 
-def _finish(merge: Merge, outcome: Outcome, text: str) -> MergeReport:
+def _finish(merge: Merge, outcome: Outcome, text: str, moved: _Mover) -> MergeReport:
     """Write everything but the weights and the configuration, without which nothing loads."""
     folder = outcome.folder
     donor = merge.layout.donor.folder
@@ -148,7 +150,7 @@ def _finish(merge: Merge, outcome: Outcome, text: str) -> MergeReport:
         if (donor / name).is_file():
             shutil.copyfile(donor / name, folder / name)
     if merge.vocabulary is not None and (folder / _GENERATION).is_file():
-        write_json(folder / _GENERATION, _moved(merge, read_json(folder / _GENERATION)))
+        write_json(folder / _GENERATION, moved(read_json(folder / _GENERATION)))
     _write_tokenizer(merge, donor, folder)
     report = _report(merge, outcome, text)
     write_report(report, folder)
@@ -176,7 +178,7 @@ def _write_tokenizer(merge: Merge, donor: Path, folder: Path) -> None:
             write_json(settings, values)
 
 
-def _config(merge: Merge) -> dict[str, Any]:
+def _config(merge: Merge, moved: _Mover) -> dict[str, Any]:
     donor = merge.layout.donor
     config = with_layers(
         donor.weights.config,
@@ -189,17 +191,18 @@ def _config(merge: Merge) -> dict[str, Any]:
             holder.pop("torch_dtype", None)
             holder["dtype"] = merge.recipe.output_dtype
         if merge.vocabulary is not None:
-            moved = _moved(merge, holder)
+            values = moved(holder)
             holder.clear()
-            holder.update(moved)
+            holder.update(values)
             if "vocab_size" in holder:
                 holder["vocab_size"] = merge.vocabulary.size
     return config
 
 
-def _moved(merge: Merge, values: dict[str, Any]) -> dict[str, Any]:
-    """``values`` with the special tokens' ids of the merge's own tokenizer."""
-    assert merge.vocabulary is not None
+def _id_mover(merge: Merge) -> _Mover:
+    """Gives a configuration the special tokens' ids of the merge's own tokenizer, where it has one."""
+    if merge.vocabulary is None:
+        return dict
     tokenizer = merge.vocabulary.tokenizer
     known = read_tokens(merge.layout.donor.folder)
     before = {} if known is None else known.ids
@@ -207,7 +210,8 @@ def _moved(merge: Merge, values: dict[str, Any]) -> dict[str, Any]:
         f"{kind}_id": getattr(tokenizer, f"{kind}_id", None) for kind in tokenizer.SPECIAL_TOKENS_ATTRIBUTES
     }
     own = {kind: number for kind, number in kinds.items() if isinstance(number, int)}
-    return with_moved_ids(values, before, tokenizer.get_vocab(), own, rows=merge.vocabulary.size)
+    after, rows = tokenizer.get_vocab(), merge.vocabulary.size
+    return lambda values: with_moved_ids(values, before, after, own, rows=rows)
 
 
 def _report(merge: Merge, outcome: Outcome, text: str) -> MergeReport:

@@ -88,7 +88,6 @@ class Outcome:
 
     folder: Path
     seconds: float
-    bytes_read: int
     bytes_written: int
     tensors: list[Done] = field(default_factory=list)
 
@@ -182,7 +181,7 @@ def run(
     """
     started = time.perf_counter()
     open_staging(staging, merge.address, merge.shards)
-    outcome = Outcome(staging, 0.0, 0, 0)
+    outcome = Outcome(staging, 0.0, 0)
     whole = threads or workers_for(merge.layout)
     work = _Work(merge, outcome, on_bytes)
     with freed_blocks_kept(), _one_thread_each(whole):
@@ -193,7 +192,6 @@ def run(
                     work.shard(shard, writer, whole)
                     on_shard(shard.file, outcome.tensors[before:])
     write_index(staging, merge.shards)
-    outcome.bytes_read = bytes_of([done.output for done in outcome.tensors])
     outcome.seconds = time.perf_counter() - started
     return outcome
 

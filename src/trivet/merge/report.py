@@ -4,7 +4,6 @@
 model card.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, is_dataclass
@@ -155,8 +154,7 @@ def write_json(report: MergeReport, folder: Path) -> Path:
         StoreError: the folder cannot be written.
     """
     path = folder / JSON_FILE
-    content = plain({"summary": summarise(report), **vars(report)})
-    _files.write_text(path, json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")
+    _files.write_json(path, plain({"summary": summarise(report), **vars(report)}), indent=None)
     return path
 
 

@@ -1,10 +1,9 @@
 """What the report says of a finished shard's tensors, kept beside it until the report holds it."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from trivet._files import write_text
+from trivet._files import write_json
 from trivet.merge.report import JSON_FILE, TensorReport, plain
 from trivet.merge.weights import read_json
 
@@ -22,8 +21,7 @@ def keep(folder: Path, shard: str, tensors: Sequence[TensorReport]) -> None:
     Raises:
         StoreError: the folder cannot be written.
     """
-    content = plain({"tensors": [vars(tensor) for tensor in tensors]})
-    write_text(folder / file_name(shard), json.dumps(content, ensure_ascii=False, allow_nan=False))
+    write_json(folder / file_name(shard), plain({"tensors": list(tensors)}), indent=None)
 
 
 def read(folder: Path) -> dict[str, TensorReport]:

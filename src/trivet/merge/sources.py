@@ -7,10 +7,10 @@ import torch
 
 from trivet._files import canonical_json, sha256_text
 from trivet.errors import MergeError
-from trivet.merge.adapters import CONFIG, FILE, Adapter, is_adapter
+from trivet.merge.adapters import CONFIG, FILE, Adapter
 from trivet.merge.weights import Entry, Weights
 from trivet.models.cache import remembered_sha256
-from trivet.models.names import ModelReference, resolve_model
+from trivet.models.names import ModelReference, is_adapter, resolve_model
 
 
 @dataclass(frozen=True)

@@ -64,9 +64,8 @@ def _moved(given: Any, move: Callable[[int], int | None]) -> Any:
     moved = []
     for entry in given:
         found = _moved(entry, move)
-        shorter = isinstance(entry, list) and len(found) < len(
-            entry
-        )  # a sequence that cannot come up any more
+        # A sequence that lacks a token now cannot come up any more.
+        shorter = isinstance(entry, list) and len(found) < len(entry)
         if found is not None and not shorter:
             moved.append(found)
     return moved

@@ -8,7 +8,7 @@ computed again.
 """
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -44,6 +44,10 @@ class Sampling:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
+
+    def unfiltered(self) -> "Sampling":
+        """Its penalties and bias alone: greedy, and every token may be drawn."""
+        return replace(self, temperature=0.0, top_p=1.0, top_k=0, min_p=0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +222,14 @@ class ProgramContext:
     prompt_of: Callable[[str, str | None], Tokens] = _unknown_model
     same_as: Callable[[str], str] = str
     transform: "Callable[[Tokens, torch.Tensor], torch.Tensor]" = _unchanged
+
+    @property
+    def limit(self) -> tuple[int, StopReason]:
+        """Most tokens that the answer may have, and why it ends with them."""
+        if self.context_length is not None and self.context_length - len(self.prompt) < self.max_tokens:
+            return self.context_length - len(self.prompt), "context"
+        return self.max_tokens, "length"
+
     trace: list[dict[str, Any]] = field(default_factory=list)
 
 

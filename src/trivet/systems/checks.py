@@ -1,14 +1,24 @@
 """A system that needs what its engine lacks is refused with the reason, never approximated."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trivet.errors import UnsupportedError
 from trivet.models.engine import Engine
 from trivet.models.operations import Chat, Sampling
 from trivet.systems.parts import Part
+from trivet.systems.spec import PLAIN
+
+if TYPE_CHECKING:
+    from trivet.systems.system import System
 
 _ADVICE = "use the PyTorch engine (engine: torch) with the model's own weights"
+
+
+def besides_the_model(system: "System") -> list[str]:
+    """What a system has that its bare model has not, but for a system prompt."""
+    method = system.spec.decode["method"]
+    return [f"the decoding method {method}"] * (method != PLAIN) + ["guards"] * bool(system.guards)
 
 
 def check_capabilities(engine: Engine, parts: Sequence[Part], sampling: Sampling, *, where: str) -> None:

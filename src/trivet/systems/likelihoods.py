@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from trivet.errors import UnsupportedError
 from trivet.models.engine import Request
 from trivet.models.operations import Chat, Commit, Continuation, Program, ProgramContext, Score, Tokens
-from trivet.systems.spec import PLAIN
+from trivet.systems.checks import besides_the_model
 from trivet.systems.waiting import Pending
 
 if TYPE_CHECKING:
@@ -37,11 +37,7 @@ def submit_scores(system: "System", prompt: str | Chat, continuations: Sequence[
 
 
 def _check(system: "System") -> None:
-    extra = []
-    if system.spec.decode["method"] != PLAIN:
-        extra.append(f"the decoding method {system.spec.decode['method']}")
-    if system.guards:
-        extra.append("guards")
+    extra = besides_the_model(system)
     if extra:
         raise UnsupportedError(
             f"log-likelihoods are the bare model's, and this system has {' and '.join(extra)}",

@@ -53,7 +53,7 @@ class System:
     ) -> None:
         self.spec, self.base = load_spec(spec, base=base)
         self._deterministic, self._given = deterministic, engine
-        self._markers = (
+        self.markers = (
             ReasoningMarkers(spec.reasoning.start, spec.reasoning.end) if spec.reasoning is not None else None
         )
 
@@ -230,7 +230,7 @@ class System:
             program=self._program(seen),
             seed=seed,
             max_tokens=self.spec.max_tokens if max_tokens is None else max_tokens,
-            sampling=self._sampling(sampling or {}),
+            sampling=self.sampling(sampling or {}),
             stop=tuple(stop),
             top_logprobs=top_logprobs,
             hooks=self._hooks(),
@@ -244,7 +244,7 @@ class System:
             return make_answer(
                 completion,
                 system=self.identity,
-                markers=self._markers,
+                markers=self.markers,
                 opened=seen.opened,
                 decode=seen.decode,
                 tools=tools if tool_choice != "none" else (),
@@ -278,7 +278,12 @@ class System:
         """
         return await submit_and_wait(lambda: submit_scores(self, prompt, continuations))
 
-    def _sampling(self, overrides: Mapping[str, Any]) -> Sampling:
+    def sampling(self, overrides: Mapping[str, Any]) -> Sampling:
+        """The system's sampling with some fields of ``SamplingSpec`` replaced.
+
+        Raises:
+            ConfigError: a field is not known or out of bounds.
+        """
         if not overrides:
             return self.spec.sampling.sampling()
         values = {**self.spec.sampling.model_dump(), **overrides}
@@ -297,9 +302,9 @@ class System:
         def factory(context: ProgramContext) -> Program:
             if takes_tokens(self.engine):
                 seen.decode = context.decode
-            if self._markers is not None and context.prompt:
+            if self.markers is not None and context.prompt:
                 tail = context.decode(context.prompt[-16:])
-                seen.opened = tail.rstrip().endswith(self._markers.start)
+                seen.opened = tail.rstrip().endswith(self.markers.start)
             visible = self._visible(seen.opened)
             program: Program = self.decoding.make(replace(context, visible=visible))
             return program
@@ -307,7 +312,7 @@ class System:
         return factory
 
     def _visible(self, opened: bool) -> Callable[[str], str]:
-        markers = self._markers
+        markers = self.markers
         if markers is None:
             return str
         return lambda text: markers.separate(text, opened=opened).text

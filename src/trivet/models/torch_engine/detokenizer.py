@@ -5,6 +5,12 @@ from collections.abc import Callable, Sequence
 _BROKEN = "\ufffd"  # what decoding gives for bytes of a character that is not whole yet
 
 
+def cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:
+    """``text`` before the first of the stop strings, and whether there is one."""
+    places = [place for stop in stops if stop and (place := text.find(stop)) >= 0]
+    return (text[: min(places)], True) if places else (text, False)
+
+
 class Detokenizer:
     """Turns a growing list of tokens into text.
 

@@ -81,7 +81,4 @@ class Parking:
 
     def _store(self, task: "Task", row: Row) -> None:
         if row.keeps and row.computed > row.stored:
-            runner = self._runners[row.model]
-            node = runner.store(row)
-            runner.tree.hold(node)
-            task.held.append((row.model, node))
+            self._runners[row.model].hold(row, task.held)

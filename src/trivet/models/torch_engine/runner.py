@@ -149,6 +149,12 @@ class ModelRunner:
             tuple(row.tokens[: row.computed]), lambda start, end: self.slots.read(slot, start, end)
         )
 
+    def hold(self, row: Row, held: list[tuple[str, Any]]) -> None:
+        """As ``store``, and keep it until what ``held`` lists is released."""
+        node = self.store(row)
+        self.tree.hold(node)
+        held.append((row.model, node))
+
     def end(self, row: Row) -> None:
         """Free a row's slot."""
         if row.slot is not None:

@@ -292,12 +292,7 @@ class Scheduler:
     def _store_prompts(self, runner: ModelRunner, work: list[Work]) -> None:
         for piece in work:
             if piece.count > 1 and piece.row.keeps and not piece.row.error and not piece.row.goes_on:
-                self._hold(runner, piece.row)
-
-    def _hold(self, runner: ModelRunner, row: Row) -> None:
-        node = runner.store(row)
-        runner.tree.hold(node)
-        self._owner[row].held.append((row.model, node))
+                runner.hold(piece.row, self._owner[piece.row].held)
 
     def _read_logits(self, work: list[Work], logits: torch.Tensor) -> None:
         drawing: list[tuple[ExtendRow, int]] = []
@@ -348,7 +343,7 @@ class Scheduler:
                             self._park(task, row)
                             continue
                         if row.keeps and row.computed > row.stored:
-                            self._hold(self._runners[row.model], row)
+                            self._runners[row.model].hold(row, task.held)
                         self._leave(row)
                 if task.rows and all(row.done for row in task.rows):
                     self._go_on(task)

@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from trivet.models.reasoning import Part, ReasoningMarkers
+from trivet.models.reasoning import Part
 from trivet.systems.answer import Answer
 from trivet.systems.server.messages import NamedTool, to_chat
 from trivet.systems.server.reply import FINISH_REASONS, Reply, logprob
@@ -93,10 +93,8 @@ class ChatReply(Reply):
 
     def _visible_text(self, index: int, opened: bool) -> VisibleText:
         if index not in self._visible:
-            reasoning = self.system.spec.reasoning
-            markers = ReasoningMarkers(reasoning.start, reasoning.end) if reasoning is not None else None
             tools = bool(self._tools) and self.request.tool_choice != "none"
-            self._visible[index] = VisibleText(markers, opened=opened, tools=tools)
+            self._visible[index] = VisibleText(self.system.markers, opened=opened, tools=tools)
         return self._visible[index]
 
     def _calls(self, answer: Answer) -> list[dict[str, Any]]:

@@ -7,15 +7,13 @@ would be left out or mean something else, so a system that has one is refused.
 from collections.abc import Callable
 from typing import Any
 
-from trivet._validation import validate
 from trivet.errors import UnsupportedError
 from trivet.models.engine import Completion, Request
-from trivet.models.operations import Extend, Program, ProgramContext
+from trivet.models.operations import Program, ProgramContext
 from trivet.systems.answer import Answer, make_answer
-from trivet.systems.checks import takes_tokens
+from trivet.systems.checks import besides_the_model, takes_tokens
 from trivet.systems.server.reply import FINISH_REASONS, Reply, logprob
 from trivet.systems.server.requests import CompletionRequest
-from trivet.systems.spec import PLAIN, SamplingSpec
 from trivet.systems.system import System
 from trivet.systems.waiting import Pending
 
@@ -45,19 +43,12 @@ class TextReply(Reply):
     def submit(self, index: int, on_text: Callable[[str], None] | None) -> Pending[Answer]:
         """Submit the continuation of this number."""
         request, system = self.request, self.system
-        values = {**system.spec.sampling.model_dump(), **request.sampling}
         decode: list[Callable[..., str]] = []
 
         def program(context: ProgramContext) -> Program:
             decode.append(context.decode)
-            yield Extend(
-                prefix=context.prompt,
-                max_tokens=context.max_tokens,
-                sampling=context.sampling,
-                stop=context.stop,
-                top_logprobs=context.top_logprobs,
-                commit=True,
-            )
+            made: Program = system.decoding.make(context)  # plain sampling: see check_plain
+            return made
 
         def finish(completion: Completion) -> Answer:
             return make_answer(
@@ -76,7 +67,7 @@ class TextReply(Reply):
                 program=program,
                 seed=self.seed(index),
                 max_tokens=self.max_tokens(request.limit),
-                sampling=validate(SamplingSpec, values, where=f"{system.name}: sampling").sampling(),
+                sampling=system.sampling(request.sampling),
                 stop=tuple(request.stop),
                 top_logprobs=request.logprobs or 0,
                 on_text=on_text,
@@ -137,11 +128,7 @@ def check_plain(system: System) -> None:
     Raises:
         UnsupportedError: names what stands in the way.
     """
-    extra = []
-    if system.spec.decode["method"] != PLAIN:
-        extra.append(f"the decoding method {system.spec.decode['method']}")
-    if system.guards:
-        extra.append("guards")
+    extra = besides_the_model(system)
     if system.spec.system_prompt:
         extra.append("a system prompt")
     if extra:
