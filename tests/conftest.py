@@ -109,6 +109,20 @@ def make_tokenizer(folder: Path) -> int:
     return len(fast)
 
 
+def write_method_package(root: Path, package: str, prefix: str, *, room: str, name: str, source: str) -> None:
+    """Write an installed package with one method, ``prefix/name``, to ``root``, which is put on the path."""
+    folder = root / package / room
+    folder.mkdir(parents=True)
+    (folder / f"{name}.py").write_text(source, encoding="utf-8")
+    for part in (folder, folder.parent):
+        (part / "__init__.py").write_text("")
+    info = root / f"{package}-1.0.dist-info"
+    info.mkdir()
+    project = package.replace("_", "-")
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[trivet.methods]\n{prefix} = {package}\n")
+
+
 def make_tiny_model(folder: Path, kind: str = "llama", seed: int = 0, **settings: Any) -> Path:
     """Write a random 2-layer model (llama, mistral, qwen2, gpt2, …) to ``folder``."""
     import torch

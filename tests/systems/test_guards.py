@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.conftest import write_method_package
 
 from trivet.catalogue import registry
 from trivet.errors import ConfigError, UnsupportedError
@@ -38,15 +39,7 @@ def guard(config: Config) -> Hooks:
 
 @pytest.fixture(autouse=True)
 def _plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    folder = tmp_path / "acme_guards" / "guard"
-    folder.mkdir(parents=True)
-    (folder / "stopper.py").write_text(GUARD, encoding="utf-8")
-    for package in (folder, folder.parent):
-        (package / "__init__.py").write_text("")
-    info = tmp_path / "acme_guards-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-guards\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[trivet.methods]\nacme = acme_guards\n")
+    write_method_package(tmp_path, "acme_guards", "acme", room="guard", name="stopper", source=GUARD)
     monkeypatch.syspath_prepend(str(tmp_path))
     registry.forget()
     yield

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from tests.conftest import write_method_package
 
 from trivet.catalogue import registry
 from trivet.models.engines import close_engines
@@ -144,15 +145,7 @@ def patient(long_model_folder: Path) -> System:
 def blocks_guard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The name of a guard of another package, which shows text in blocks."""
     root = tmp_path_factory.mktemp("packages")
-    folder = root / "acme_blocks" / "guard"
-    folder.mkdir(parents=True)
-    (folder / "blocks.py").write_text(GUARD, encoding="utf-8")
-    for package in (folder, folder.parent):
-        (package / "__init__.py").write_text("")
-    info = root / "acme_blocks-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-blocks\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[trivet.methods]\nblocks = acme_blocks\n")
+    write_method_package(root, "acme_blocks", "blocks", room="guard", name="blocks", source=GUARD)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(root))
         registry.forget()
