@@ -58,7 +58,11 @@ def test_the_candidate_that_the_judge_scores_highest_is_committed() -> None:
     assert trace == [
         {
             "method": "best_of_n", "n": 3, "judge": "length", "temperature": 1.0, "chosen": 1,
-            "scores": [1.0, 3.0, 2.0], "lengths": [1, 3, 2],
+            "candidates": [
+                {"text": "a", "tokens": 1, "score": 1.0},
+                {"text": "abc", "tokens": 3, "score": 3.0},
+                {"text": "ab", "tokens": 2, "score": 2.0},
+            ],
             "expected_win_rate": 0.75, "divergence_bound": pytest.approx(math.log(3) - 2 / 3),
         }
     ]  # fmt: skip
@@ -72,7 +76,7 @@ def test_greedy_requests_draw_at_the_methods_temperature_and_others_at_their_own
 def test_a_candidate_that_could_not_be_scored_is_not_chosen() -> None:
     operations, trace = drive(["", "a", ""])
     assert operations[2].continuation.text == "a"
-    assert trace[0]["unscored"] == {"0": "empty", "2": "empty"}
+    assert [shown.get("unscored") for shown in trace[0]["candidates"]] == ["empty", None, "empty"]
     assert trace[0]["expected_win_rate"] == 0.5  # one scored candidate is one plain draw
 
 

@@ -583,8 +583,8 @@ def test_the_trace_shows_the_candidates_where_the_objectives_changed_the_choice(
     parted = next(place for place in range(8) if greedy[place] != outcome.tokens[place])
     choice = note["choices"][0]
     assert choice["step"] == parted
-    kept = [one for one in choice["candidates"] if one["kept"]]
-    assert [one["token"] for one in kept] == [outcome.text[parted]]
+    kept = [choice["candidates"][place] for place in choice["chosen"]]
+    assert [one["text"] for one in kept] == [outcome.text[parted]]
     for one in choice["candidates"]:
         assert one["score"] == pytest.approx(one["logprob"] + 4.0 * one["values"]["judge"], abs=1e-3)
         assert len(one["lookahead"]) == 2
@@ -594,7 +594,7 @@ def test_candidates_given_up_unseen_are_shown_too() -> None:
     hard = [{"type": "regex", "pattern": "[^a]*", "kind": "hard"}]
     outcome = run(Toy(seed=1, favourite={1: 5.0}), hard, candidates=3)
     shown = outcome.trace[0]["choices"][0]["candidates"]
-    assert [one.get("violates", False) for one in shown if one["token"] == "a"] == [True]
+    assert [one.get("violates", False) for one in shown if one["text"] == "a"] == [True]
 
 
 def test_one_beam_streams_and_several_come_at_the_end() -> None:

@@ -198,7 +198,7 @@ def test_the_trace_says_what_was_mixed(engine: TorchEngine) -> None:
     assert note["tokens_per_large_pass"] == 80 / note["passes"]["model"] > 1
     assert note["mean_shift"] > 0 and len(note["steps"]) == 64
     step = note["steps"][0]
-    assert set(step) == {"token", "logprob", "large", "shift", "drafted"} and set(step["shift"]) == {"kind"}
+    assert set(step) == {"text", "logprob", "large", "shift", "drafted"} and set(step["shift"]) == {"kind"}
 
 
 def test_transforms_see_the_mixture_and_gates_stop_it(engine: TorchEngine) -> None:

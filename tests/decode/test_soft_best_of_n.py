@@ -74,10 +74,12 @@ def test_candidates_are_chosen_as_often_as_their_scores_say() -> None:
 def test_the_trace_says_who_was_chosen_and_why() -> None:
     text, note = drive(["a", "", "ccc"], beta=1.0)
     assert (note["method"], note["judge"], note["n"], note["beta"]) == ("soft_best_of_n", "length", 3, 1.0)
-    assert note["scores"] == [1.0, None, 3.0]
-    assert note["weights"] == pytest.approx([1 / (1 + math.e**2), 0, math.e**2 / (1 + math.e**2)], abs=1e-6)
-    assert note["unscored"] == {"1": "empty"}
-    assert text == ["a", "", "ccc"][note["chosen"]]
+    shown = note["candidates"]
+    assert [one["score"] for one in shown] == [1.0, None, 3.0]
+    weights = [1 / (1 + math.e**2), 0, math.e**2 / (1 + math.e**2)]
+    assert [one["weight"] for one in shown] == pytest.approx(weights, abs=1e-6)
+    assert shown[1]["unscored"] == "empty"
+    assert text == ["a", "", "ccc"][note["chosen"]] == shown[note["chosen"]]["text"]
 
 
 def test_with_no_score_at_all_the_first_is_taken_and_the_trace_says_so() -> None:

@@ -7,7 +7,8 @@ import yaml
 from tests.merge.test_report import make_report
 from tests.study.report.test_browser import PAYLOADS
 
-from trivet.merge.card import fenced, model_card
+from trivet._markdown import fenced
+from trivet.merge.card import model_card
 from trivet.merge.report import TensorReport
 
 

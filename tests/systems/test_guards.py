@@ -1,16 +1,19 @@
 """A guard of another package rides on a system: its gate decides what is shown."""
 
+import asyncio
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from inspect_ai.model import ChatMessageUser, GenerateConfig
 from tests.conftest import write_method_package
 
 from trivet.catalogue import registry
 from trivet.errors import ConfigError, UnsupportedError
 from trivet.models.engines import close_engines
 from trivet.systems import System
+from trivet.systems.inspect_provider import TrivetAPI
 
 GUARD = '''
 from trivet._validation import Config as Base
@@ -63,6 +66,15 @@ def test_the_gate_decides_what_is_shown(tiny_model_folder: Path) -> None:
     plain = System.load({"model": str(tiny_model_folder)})
     other = System.load({"model": str(tiny_model_folder), "guards": ["acme/stopper"]})
     assert len({plain.hash12, system.hash12, other.hash12}) == 3
+
+
+def test_a_log_holds_no_trace_of_a_guarded_system(tiny_model_folder: Path) -> None:
+    decode = {"method": "best_of_n", "n": 2, "judge": "refusal_string_match"}
+    spec = {"model": str(tiny_model_folder), "decode": decode, "max_tokens": 8}
+    for guards in ([], [{"guard": "acme/stopper", "after": 3}]):
+        api = TrivetAPI("held", system=System.load({**spec, "guards": guards}))
+        output = asyncio.run(api.generate([ChatMessageUser(content="Hello")], [], "none", GenerateConfig()))
+        assert output.metadata is not None and bool(output.metadata["trace"]) is not bool(guards)
 
 
 def test_its_settings_are_checked(tiny_model_folder: Path) -> None:

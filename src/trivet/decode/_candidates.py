@@ -6,6 +6,9 @@ from typing import Any
 
 from trivet.models.operations import Continuation, Extend, Judge, Operation, ProgramContext, Scorer
 
+TRACE_TEXT = 80
+"""The trace shows so many characters of each candidate."""
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -41,12 +44,17 @@ def draw_and_score(
         "n": n,
         "judge": getattr(judge, "name", type(judge).__name__),
         "temperature": temperature,
-        "scores": scores,
-        "lengths": [len(answer.tokens) for answer in answers],
+        "candidates": [],
     }
-    reasons = {index: verdict.reason for index, verdict in enumerate(verdicts) if verdict.value is None}
-    if reasons:
-        note["unscored"] = {str(index): reason for index, reason in reasons.items()}
-    if len(reasons) == len(answers):
+    for answer, chat, verdict in zip(answers, chats, verdicts, strict=True):
+        shown = {
+            "text": chat[-1]["content"][:TRACE_TEXT],
+            "tokens": len(answer.tokens),
+            "score": verdict.value,
+        }
+        if verdict.value is None:
+            shown["unscored"] = verdict.reason
+        note["candidates"].append(shown)
+    if all(score is None for score in scores):
         note["note"] = "no candidate could be scored; the first one is the answer"
     return Candidates(answers, scores, note)

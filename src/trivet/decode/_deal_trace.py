@@ -35,16 +35,20 @@ def record(
     pool = sorted([*candidates, *others], key=lambda branch: branch.logprob, reverse=True)
     chosen = {id(branch) for branch in kept}
     if {id(branch) for branch in pool[: len(kept)]} != chosen:
-        shown = [_shown(branch, id(branch) in chosen, context) for branch in pool]
-        note["choices"].append({"step": note["steps"] - 1, "candidates": shown})
+        note["choices"].append(
+            {
+                "step": note["steps"] - 1,
+                "chosen": [place for place, branch in enumerate(pool) if id(branch) in chosen],
+                "candidates": [_shown(branch, context) for branch in pool],
+            }
+        )
 
 
-def _shown(branch: Branch, kept: bool, context: ProgramContext) -> dict[str, Any]:
+def _shown(branch: Branch, context: ProgramContext) -> dict[str, Any]:
     shown: dict[str, Any] = {
         "beam": branch.parent,
-        "token": "" if branch.ended == "stop" else context.decode(branch.tokens[-1:]),
+        "text": "" if branch.ended == "stop" else context.decode(branch.tokens[-1:]),
         "rank": branch.rank,
-        "kept": kept,
         "logprob": round(branch.logprob, 4),
         "score": round(branch.score, 4),
         "lookahead": branch.lookahead,

@@ -1,7 +1,7 @@
 """One request's models under emulated fine-tuning: which of them are run, on what, and what is noted."""
 
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -110,7 +110,13 @@ def _combined(mixture: Mapping[str, float], logprobs: Mapping[str, torch.Tensor]
 class Notes:
     """What the trace of one answer says."""
 
-    def __init__(self, settings: Mapping[str, Any], weights: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        weights: Mapping[str, float],
+        decode: Callable[[Sequence[int]], str],
+    ) -> None:
+        self._decode = decode
         self._settings = {**settings, "weights": dict(weights)}
         self._passes: Counter[str] = Counter()
         self._shifts: list[float] = []
@@ -135,7 +141,7 @@ class Notes:
             self._shifts.append(abs(sum(shift.values())))
         if len(self._steps) < _LONGEST_TRACE:
             large = logprobs.get(LARGE)
-            step: dict[str, Any] = {"token": drawn.token, "logprob": _finite(drawn.logprob)}
+            step: dict[str, Any] = {"text": self._decode([drawn.token]), "logprob": _finite(drawn.logprob)}
             if large is not None:
                 step["large"] = _finite(float(large[drawn.token]))
             step |= {"shift": {name: _finite(value) for name, value in shift.items()}, "drafted": drafted}

@@ -80,6 +80,11 @@ class Config(_validation.Config):
         named = zip(labels(self.objectives), self.objectives, strict=True)
         return {f"judge_{name}": one.judge for name, one in named if isinstance(one, Judged)}
 
+    @property
+    def reads_chat(self) -> bool:
+        """Whether an objective is shown the chat, or a function the prompt."""
+        return any(isinstance(one, Judged | Function) for one in self.objectives)
+
     def content(self) -> dict[str, Any]:
         """What determines the results: the settings, functions by their source; judges are not in it."""
         settings = self.model_dump(mode="json")

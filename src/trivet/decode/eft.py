@@ -134,7 +134,8 @@ def program(config: Config, context: ProgramContext) -> Program:
         top_p=config.upscaling_top_p,
         templates={"base" if name == "base" else f"tuned.{name}": t for name, t in config.templates.items()},
     )
-    notes = Notes(config.model_dump(mode="json", exclude={"base", "tuned", "templates"}), config.shares)
+    settings = config.model_dump(mode="json", exclude={"base", "tuned", "templates"})
+    notes = Notes(settings, config.shares, context.decode)
     longest = config.draft_tokens if emulation.speculates else 0
     try:
         while not answer.ended:

@@ -70,13 +70,14 @@ def program(config: Config, context: ProgramContext, *, judge: Scorer) -> Progra
     shares = weights(found.scores, config.beta)
     chosen = int(context.random.choice(len(shares), p=shares))
     scores = [score for score in found.scores if score is not None]
+    for shown, share in zip(found.note["candidates"], shares, strict=True):
+        shown["weight"] = round(float(share), 6)
     context.trace.append(
         {
             "method": "soft_best_of_n",
             **found.note,
             "beta": config.beta,
             "chosen": chosen,
-            "weights": [round(float(share), 6) for share in shares],
             "win_rate_estimate": win_rate_estimate(scores, config.beta) if len(scores) > 1 else None,
             "divergence_estimate": divergence_estimate(scores, config.beta) if scores else None,
         }

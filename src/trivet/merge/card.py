@@ -5,25 +5,21 @@ The front matter has the keys that the Hugging Face hub knows for merges
 in code spans, which no text in them can leave.
 """
 
-import re
-
 import yaml
 
-from trivet._text import printable
+from trivet._markdown import code, escaped, fenced
 from trivet.merge.report import MergeReport, Summary, pairs, summarise
-
-_MARKDOWN = re.compile(r"([\\`*_\[\]<>&#|~!$])")
 
 
 def model_card(report: MergeReport) -> str:
     """The card as Markdown with YAML front matter, for the ``README.md`` of the merged model."""
-    software = ", ".join(f"{_escaped(name)} {_escaped(version)}" for name, version in report.versions.items())
-    base = "" if report.base is None else f" on the base {_code(report.base)}"
+    software = ", ".join(f"{escaped(name)} {escaped(version)}" for name, version in report.versions.items())
+    base = "" if report.base is None else f" on the base {code(report.base)}"
     parts = [
         f"---\n{_front_matter(report)}---",
-        f"# Merge of {len(report.experts)} models with {_escaped(report.method)}",
-        f"This model was merged with Trivet: {', '.join(map(_code, report.experts))}{base}. "
-        f"Its weights are {_escaped(report.output_dtype)}.",
+        f"# Merge of {len(report.experts)} models with {escaped(report.method)}",
+        f"This model was merged with Trivet: {', '.join(map(code, report.experts))}{base}. "
+        f"Its weights are {escaped(report.output_dtype)}.",
         "## Models",
         _models(report),
         "## Recipe",
@@ -36,15 +32,8 @@ def model_card(report: MergeReport) -> str:
         _numbers(summarise(report)),
     ]
     if report.warnings:
-        parts += ["## Warnings", "\n".join(f"- {_escaped(warning)}" for warning in report.warnings)]
+        parts += ["## Warnings", "\n".join(f"- {escaped(warning)}" for warning in report.warnings)]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def fenced(text: str, language: str) -> str:
-    """``text`` as a code block, with a fence longer than any run of backticks in it."""
-    longest = max((len(run) for run in re.findall("`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{text}{'' if text.endswith(chr(10)) else chr(10)}{fence}"
 
 
 def _front_matter(report: MergeReport) -> str:
@@ -84,23 +73,6 @@ def _numbers(summary: Summary) -> str:
     return " ".join(said)
 
 
-def _line(text: str) -> str:
-    return " ".join(printable(text).split())
-
-
-def _code(text: str) -> str:
-    """A code span that the text in it cannot leave."""
-    text = _line(text)
-    ticks = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
-    blank = " " if text.startswith("`") or text.endswith("`") or not text else ""
-    return f"{ticks}{blank}{text}{blank}{ticks}"
-
-
 def _cell(text: str) -> str:
     """A code span in a table, where a bar would end the cell even in code."""
-    return _code(text).replace("|", "\\|")
-
-
-def _escaped(text: str) -> str:
-    """Plain text without meaning to Markdown or HTML."""
-    return _MARKDOWN.sub(r"\\\1", _line(text))
+    return code(text).replace("|", "\\|")

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trivet.study.measurements import Measurement
-from trivet.study.results import Costs, Estimate
+from trivet.study.multipliers import multiplier
+from trivet.study.results import Costs, Estimate, Multiplier
 from trivet.study.spec import Price
 
 COUNTS = ("forward_tokens", "judge_calls")
@@ -16,6 +17,7 @@ def costs_of(
     measurements: Sequence[Measurement],
     latencies: Mapping[str, Mapping[str, Any]],
     prices: Mapping[str, Price],
+    bases: Mapping[str, str | None] | None = None,
 ) -> list[Costs]:
     """One entry a system, in the order in which systems first appear.
 
@@ -23,11 +25,30 @@ def costs_of(
         measurements: with what ``read_logs`` keeps of each answer in their metadata.
         latencies: by system, what the latency step wrote.
         prices: by system, US dollars for a million tokens.
+        bases: by system, the plain system that its costs are multiples of (``multipliers.bases_of``).
     """
     by_system: dict[str, list[Measurement]] = defaultdict(list)
     for measurement in measurements:
         by_system[measurement.system].append(measurement)
-    return [_costs(name, rows, latencies.get(name), prices.get(name)) for name, rows in by_system.items()]
+    costs = [_costs(name, rows, latencies.get(name), prices.get(name)) for name, rows in by_system.items()]
+    if bases is None:
+        return costs
+    return [
+        entry.model_copy(update={"multiplier": _multiplier(entry.system, bases, by_system, latencies)})
+        for entry in costs
+    ]
+
+
+def _multiplier(
+    name: str,
+    bases: Mapping[str, str | None],
+    by_system: Mapping[str, Sequence[Measurement]],
+    latencies: Mapping[str, Mapping[str, Any]],
+) -> Multiplier:
+    base = bases.get(name)
+    base_rows = by_system.get(base, []) if base is not None else []
+    base_latency = latencies.get(base) if base is not None else None
+    return multiplier(base, by_system[name], base_rows, latencies.get(name), base_latency)
 
 
 def _costs(

@@ -24,6 +24,7 @@ from trivet.study.costs import costs_of
 from trivet.study.environment import environment_of
 from trivet.study.facts import evaluation_info, failed_steps, system_info
 from trivet.study.measurements import Measurement
+from trivet.study.multipliers import bases_of
 from trivet.study.plan import Plan
 from trivet.study.read_logs import read_measurements
 from trivet.study.report import (
@@ -98,7 +99,7 @@ def _description(
     spec = study.spec.model_dump(mode="json", exclude={"systems", "max_connections"})
     return Description(
         method="study/analyse",
-        version=1,
+        version=2,
         config={"spec": spec, "extra": sha256_text(canonical_json(extra))},
         inputs={
             **{cell.name: cell.scoring.address for cell in done},
@@ -136,6 +137,7 @@ def _analyse(
         for name, address in _latencies(study, runner, plan).items()
         if runner.store.find(address) is not None
     }
+    systems = [system_info(study, name) for name in study.systems]
     results = StudyResults.from_analysis(
         analysis,
         warnings=[*runner.warnings, *study.notes, *plan.choice.said],
@@ -143,9 +145,9 @@ def _analyse(
         seed=study.spec.seed,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         environment=environment_of(study),
-        systems=[system_info(study, name) for name in study.systems],
+        systems=systems,
         evaluations=[evaluation_info(study, plan, cell) for cell in _one_each(done)],
-        costs=costs_of(measurements, latencies, study.spec.prices),
+        costs=costs_of(measurements, latencies, study.spec.prices, bases_of(systems, study.reference)),
         marks=[Mark(**asdict(circle)) for circle in study.circles],
         failed=list(failed),
         spec=study.spec.model_dump(mode="json"),

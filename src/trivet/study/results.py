@@ -243,6 +243,21 @@ class HonestyStatistics(Result):
     n_reference_not_correct: Number
 
 
+class Multiplier(Result):
+    """Costs of an answer divided by those of ``base``, a plain system of the same model; 1 for ``base``.
+
+    Ratios of means over the prompts that both answered (``n_prompts`` for the tokens). Forward tokens are
+    those that went through a model, of all models alike; a prefix that several answers share counts once, for
+    the answer that computed it. Seconds are of one request at a time. ``base`` is ``None`` where there is
+    none, and then the reasons say so.
+    """
+
+    base: str | None
+    forward_tokens: Estimate
+    seconds: Estimate
+    n_prompts: Count = 0
+
+
 class Costs(Result):
     """What an answer of a system costs. Tokens and calls are exact means over the study's answers."""
 
@@ -256,6 +271,7 @@ class Costs(Result):
     first_token_seconds: Number | None = None
     peak_memory_bytes: Count | None = None
     dollars: Number | None = None
+    multiplier: Multiplier | None = None
     note: str | None = None
 
 

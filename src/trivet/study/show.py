@@ -9,7 +9,7 @@ from trivet._text import printable
 from trivet.errors import StoreError
 from trivet.study.diff import StudyDiff
 from trivet.study.plan import Plan
-from trivet.study.results import COLUMNS, Estimate, StudyResults
+from trivet.study.results import COLUMNS, Costs, Estimate, StudyResults
 from trivet.study.store import Store
 
 RESULTS = "results.json"
@@ -99,15 +99,12 @@ def print_results(results: StudyResults, console: Console) -> None:
             printable(system.name) + ("\n(reference)" if system.name == results.reference else ""),
             *[estimate_text(leg.estimate, lines=True) if leg else "–" for leg in legs],
             f"{place.probability:.2f}" if place else "–",
-            f"{cost.forward_tokens:.0f}" if cost and cost.forward_tokens is not None else "–",
-            f"{cost.latency_seconds.value:.1f}"
-            if cost and cost.latency_seconds and cost.latency_seconds.value is not None
-            else "–",
+            *_cost_texts(cost),
         )
     console.print(table)
     console.print(
         f"{results.level:.0%} intervals. front: probability to be on the Pareto front (bootstrap); "
-        "tokens: through the model, an answer; seconds: an answer alone"
+        "tokens: through the model, an answer; seconds: an answer alone" + _said_of_multiples(results)
     )
     for comparison in results.comparisons:
         if comparison.verdict in ("better", "worse"):
@@ -127,6 +124,31 @@ def print_results(results: StudyResults, console: Console) -> None:
         console.print(f"note: {printable(warning)}")
     if len(results.warnings) > NOTES:
         console.print(f"{len(results.warnings) - NOTES} more notes are in the report")
+
+
+def _cost_texts(costs: Costs | None) -> tuple[str, str]:
+    """Forward tokens and seconds of an answer, below each its multiple of greedy decoding's."""
+    if costs is None:
+        return "–", "–"
+    seconds = costs.latency_seconds.value if costs.latency_seconds else None
+    texts = [
+        "–" if costs.forward_tokens is None else f"{costs.forward_tokens:.0f}",
+        "–" if seconds is None else f"{seconds:.1f}",
+    ]
+    if costs.multiplier is not None and costs.multiplier.base != costs.system:
+        multiples = (costs.multiplier.forward_tokens.value, costs.multiplier.seconds.value)
+        for place, value in enumerate(multiples):
+            if value is not None:
+                texts[place] += f"\n{value:.2f}×" if value < 10 else f"\n{value:,.0f}×"
+    return texts[0], texts[1]
+
+
+def _said_of_multiples(results: StudyResults) -> str:
+    found = [costs.multiplier for costs in results.costs if costs.multiplier is not None]
+    bases = list(dict.fromkeys(entry.base for entry in found if entry.base is not None))
+    if bases:
+        return f"; ×: of greedy decoding ({', '.join(map(printable, bases))}), on the same prompts"
+    return "; no multiple of greedy decoding: no system decodes the same model plainly" if found else ""
 
 
 def print_diff(diff: StudyDiff, console: Console) -> None:

@@ -5,14 +5,13 @@ equal datasheet. Names and reasons come from data and judges and are escaped.
 """
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trivet._files import atomic_writer, write_json, write_text
-from trivet._text import printable
+from trivet._markdown import escaped
 from trivet.errors import StoreError
 
 if TYPE_CHECKING:
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 Counts = Mapping[str, Mapping[str, int]]
 """Pairs by dimension and source."""
 
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#|~&!])")
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ class Datasheet:
         ]
         for name, measured in self.measures.items():
             table = measured if isinstance(measured, list) else [measured]
-            parts += [f"## {_escaped(name.replace('_', ' ').capitalize())}", _table(table)]
+            parts += [f"## {escaped(name.replace('_', ' ').capitalize())}", _table(table)]
         return "\n\n".join(parts) + "\n"
 
     def _accounts(self) -> Iterator[dict[str, Any]]:
@@ -89,7 +87,7 @@ class Datasheet:
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     """A Markdown table with a column for each field that a row has; ``–`` where it has not."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    lines = ["| " + " | ".join(map(_escaped, columns)) + " |", "|" + "---|" * len(columns)]
+    lines = ["| " + " | ".join(map(escaped, columns)) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(_cell(row.get(name)) for name in columns) + " |" for row in rows]
     return "\n".join(lines) if columns else "None."
 
@@ -99,11 +97,7 @@ def _cell(value: Any) -> str:
         return "–"
     if isinstance(value, float):
         return f"{value:.4g}"
-    return _escaped(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-
-
-def _escaped(text: str) -> str:
-    return _MARKDOWN.sub(r"\\\1", " ".join(printable(text).split()))
+    return escaped(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 class Written(NamedTuple):

@@ -232,12 +232,15 @@ async def _answers(
 
 
 def _metadata(system: System, answers: Sequence[Answer], seed: int) -> dict[str, Any]:
-    """What a report needs of an answer besides its text. ``costs`` are of all choices together."""
+    """What a report needs of an answer besides its text. ``costs`` are of all choices together.
+
+    A system with guards shows no trace: it may hold text that they keep back.
+    """
     firsts = [a.seconds_to_first_token for a in answers if a.seconds_to_first_token is not None]
     return {
         "system": system.identity,
         "seed": seed,
-        "trace": [entry for answer in answers for entry in answer.trace],
+        "trace": [] if system.guards else [entry for answer in answers for entry in answer.trace],
         "costs": {
             "prompt_tokens": sum(answer.usage.prompt_tokens for answer in answers),
             "completion_tokens": sum(answer.usage.completion_tokens for answer in answers),

@@ -22,6 +22,7 @@ from trivet.study.results import (
     JudgeInfo,
     LegPart,
     LegResult,
+    Multiplier,
     StudyResults,
     SystemInfo,
 )
@@ -43,6 +44,11 @@ JUDGED = {"harmless": "refusal", "over_refusal": "refusal"}
 
 def estimate(value: float, half: float) -> Estimate:
     interval = Interval(low=max(value - half, 0), high=min(value + half, 1), level=0.95, method="t")
+    return Estimate(value=value, standard_error=half / 2, interval=interval)
+
+
+def estimate_of(value: float, half: float) -> Estimate:
+    interval = Interval(low=value - half, high=value + half, level=0.95, method="delta method, t")
     return Estimate(value=value, standard_error=half / 2, interval=interval)
 
 
@@ -236,6 +242,14 @@ def make_results(levels: dict[str, tuple[float, ...]] = LEVELS, **changes: objec
                 if factor == 1
                 else Estimate(value=0.9 * factor, interval=None, reason="16 prompts"),
                 peak_memory_bytes=1_240_000_000,
+                multiplier=Multiplier(
+                    base=reference,
+                    forward_tokens=Estimate(value=factor, reason="the ratio is the same on every prompt")
+                    if factor == 1
+                    else estimate_of(factor, 0.2),
+                    seconds=estimate_of(factor, 0.4),
+                    n_prompts=900,
+                ),
             )
             for name, factor in zip(names, itertools.cycle((1, 1.4, 1.2, 3.9)), strict=False)
         ],

@@ -281,6 +281,48 @@ def test_search_filter_pages_and_keys(browser, tmp_path, results, transcripts):
     assert set(browser.run(first)) == {"0", "1"}
 
 
+def test_the_tree_of_an_answer_opens_by_keyboard(browser, tmp_path, pictures, results):
+    attack = PAYLOADS[2]
+    step = {
+        "rewinds": 8,
+        "chosen": 1,
+        "candidates": [{"text": attack, "value": -0.5}, {"text": " b", attack: 1}],
+    }
+    note = {"method": "rain", "searches": 9, "steps": [step, step], "steps_left_out": 3}
+    best = {"method": "best_of_n", "chosen": 0, "candidates": [{"text": attack, "score": 0.25}, {"text": ""}]}
+    values = {"evaluation": "e", "component": "e", "sample_id": "a", "epoch": 1, "prompt": "p", "answer": "x"}
+    traces = {"base": None, "constitution": [note], "best of 4": [best], "plain prompt": []}
+    rows = [Transcript(system=system, trace=trace, **values) for system, trace in traces.items()]
+    path = tmp_path / "report.html"
+    path.write_text(render(results(), rows))
+    browser.colours("dark")
+    browser.open(path)
+    assert browser.run("document.querySelectorAll('.trace').length") == 2, "only where there is one"
+    assert browser.run("document.querySelectorAll('.branch').length") == 0, "made when it is opened"
+    browser.run("document.querySelector('.trace > summary').focus()")
+    browser.press("\ue007")  # Enter
+    browser.wait("document.querySelectorAll('.trace[open] > .branch > li').length === 3")
+    lines = browser.run(
+        "[...document.querySelectorAll('.trace[open] > .branch > li')].map(n => n.textContent)"
+    )
+    assert [" ".join(line.split()) for line in lines] == [
+        "step 1 b rewinds 8", "step 2 b rewinds 8", "… 3 more steps left out"
+    ]  # fmt: skip
+    browser.run("document.querySelector('.trace .branch summary').focus()")
+    browser.press(" ")
+    browser.wait("document.querySelectorAll('.branch .branch > li').length === 2")
+    chosen = browser.run("[...document.querySelectorAll('.branch .branch > li')].map(n => n.className)")
+    assert chosen == ["", "chosen"]
+    said = "[...document.querySelectorAll('.branch .branch .said')].map(n => n.textContent)"
+    assert browser.run(said) == [attack, " b"]
+    browser.run("document.querySelectorAll('.trace > summary')[1].click()")
+    browser.wait("document.querySelectorAll('.trace[open]').length === 2")
+    assert browser.run("document.querySelectorAll('img').length") == 0
+    assert browser.run(_CONTRAST) == [], "text below 4.5:1"
+    assert browser.run("document.documentElement.scrollWidth") <= 1280
+    browser.picture(pictures / "tree.png")
+
+
 def test_the_theme_button_goes_round_and_copying_works(browser, tmp_path, results):
     path = tmp_path / "report.html"
     path.write_text(render(results(), []))

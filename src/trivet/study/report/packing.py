@@ -9,10 +9,14 @@ from typing import Any
 from markupsafe import Markup
 
 from trivet.study.report.characters import visible
+from trivet.study.report.trace_tree import trees
 from trivet.study.report.transcripts import Transcript
 
 COMPRESS_ABOVE = 300_000
 """Characters of JSON above which it is packed; browsers since 2023 can unpack it."""
+
+TRACES = 20_000_000
+"""Characters of JSON that the traces of all answers take, at most; those of later answers are left out."""
 
 # Inside <script> these could end the element, open a comment, or break old JavaScript parsers.
 _UNSAFE = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
@@ -28,6 +32,7 @@ ANSWER_KEYS = (
     "tokens",
     "stop_reason",
     "reasoning",
+    "trace",
 )
 
 
@@ -35,6 +40,7 @@ def group(transcripts: Iterable[Transcript], systems: list[str]) -> dict[str, An
     """Transcripts by prompt: the prompt once, the answers of all systems below it.
 
     Systems, evaluations and other repeated names are numbers into lists. All texts have passed ``visible``.
+    A trace is a list of trees, empty where the page would have grown beyond ``TRACES``.
     """
     names: dict[str, dict[str, int]] = {
         "systems": {visible(name): number for number, name in enumerate(systems)},
@@ -46,6 +52,16 @@ def group(transcripts: Iterable[Transcript], systems: list[str]) -> dict[str, An
             return None
         entries = names[table]
         return entries.setdefault(visible(text), len(entries))
+
+    room = TRACES
+
+    def trace(row: Transcript) -> list[Any] | None:
+        nonlocal room
+        if not row.trace:
+            return None
+        drawn = trees(row.trace)
+        room -= len(json.dumps(drawn))
+        return drawn if room >= 0 else []
 
     groups: dict[tuple[str, str, str], dict[str, Any]] = {}
     for row in transcripts:
@@ -71,6 +87,7 @@ def group(transcripts: Iterable[Transcript], systems: list[str]) -> dict[str, An
                 row.tokens,
                 code("stops", row.stop_reason),
                 visible(row.reasoning) if row.reasoning else None,
+                trace(row),
             ]
         )
     for entry in groups.values():

@@ -75,6 +75,7 @@ def _environment() -> Environment:
         points=numbers.points,
         p_value=numbers.p_value,
         interval=numbers.interval,
+        multiple=numbers.multiple,
         size=numbers.size,
         share=numbers.share,
         moment=numbers.moment,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from trivet._files import atomic_writer
 from trivet.errors import StoreError
 from trivet.study.measurements import Measurement
+from trivet.study.report.traces import bounded
 
 if TYPE_CHECKING:  # Inspect is heavy and only needed where logs are read
     from inspect_ai.log import EvalLog, EvalSample
@@ -19,7 +20,8 @@ class Transcript:
     """One answer of one system to one prompt, with its score.
 
     ``value`` ``None`` means "could not score" and ``reason`` says why. ``tokens`` counts the answer's tokens;
-    ``stop_reason`` is Inspect's (``stop``, ``max_tokens``, ...).
+    ``stop_reason`` is Inspect's (``stop``, ``max_tokens``, ...). ``trace`` holds the decoding method's notes,
+    cut by ``trivet.study.report.traces``.
     """
 
     system: str
@@ -37,6 +39,7 @@ class Transcript:
     reasoning: str | None = None
     tokens: int | None = None
     stop_reason: str | None = None
+    trace: list[dict[str, Any]] | None = None
 
 
 _FIELDS = tuple(field.name for field in fields(Transcript))
@@ -70,6 +73,7 @@ def transcripts_of(log: "EvalLog", measurements: Iterable[Measurement]) -> Itera
             reasoning=_reasoning(sample),
             tokens=usage.output_tokens if usage else None,
             stop_reason=sample.output.stop_reason if sample.output.choices else None,
+            trace=_trace(sample),
         )
 
 
@@ -95,6 +99,13 @@ def _reasoning(sample: "EvalSample") -> str | None:
         return None
     parts = [block.reasoning for block in content if block.type == "reasoning"]
     return "\n\n".join(parts) or None
+
+
+def _trace(sample: "EvalSample") -> list[dict[str, Any]] | None:
+    """The method's notes of the answer, ``None`` where there are none or the answer was blocked."""
+    if sample.output.choices and sample.output.stop_reason == "content_filter":
+        return None  # what was kept back must not come out through the search for it
+    return bounded((sample.output.metadata or {}).get("trace")) or None
 
 
 def write_transcripts(path: Path, transcripts: Iterable[Transcript]) -> int:
@@ -136,4 +147,6 @@ def _parse(line: str, *, where: str) -> Transcript:
         raise StoreError(f"is not JSON: {error}", where=where, hint=hint) from None
     if not isinstance(row, dict) or not row.keys() >= _REQUIRED or not row.keys() <= set(_FIELDS):
         raise StoreError("is not an answer of a study", where=where, hint=hint)
+    if "trace" in row:
+        row["trace"] = bounded(row["trace"])
     return Transcript(**row)

@@ -21,6 +21,8 @@ from trivet.study.results import (
     StudyResults,
 )
 
+_MULTIPLIED = ("forward_tokens", "latency_seconds")
+
 LegName = Literal["helpful", "honest", "harmless", "capability"]
 
 
@@ -208,9 +210,23 @@ class View(Quality):
         notes = {costs.note for costs in self.results.costs}
         return notes.pop() if len(notes) == 1 else None
 
+    @cached_property
+    def multiplied(self) -> bool:
+        """Whether costs are shown as multiples of plain greedy decoding."""
+        return any(costs.multiplier is not None for costs in self.results.costs)
+
+    @cached_property
+    def bases(self) -> dict[str, list[str]]:
+        """The plain systems that costs are multiples of, each with the systems that are compared with it."""
+        found: dict[str, list[str]] = {}
+        for costs in self.results.costs:
+            if costs.multiplier is not None and costs.multiplier.base is not None:
+                found.setdefault(costs.multiplier.base, []).append(costs.system)
+        return found
+
     def times(self, system: str, key: str) -> str:
-        """A cost as a multiple of the reference's."""
-        if self.is_reference(system):
+        """A cost as a multiple of the reference's; empty where it is shown as one of plain decoding."""
+        if self.is_reference(system) or (self.multiplied and key in _MULTIPLIED):
             return ""
         return numbers.times(self._cost(system, key), self._cost(self.results.reference, key))
 

@@ -214,7 +214,60 @@
     if (answer[column.stop_reason] !== null) facts.push("ended: " + words(data.stops[answer[column.stop_reason]]));
     if (answer[column.judge] !== null) facts.push("scored by " + data.judges[answer[column.judge]]);
     node.append(make("footer", "", facts.join(" · ")));
+    if (answer[column.trace] !== null) node.append(drawTrace(answer[column.trace]));
     return node;
+  }
+
+  // Why an answer was chosen: the tree of the method's notes, made when it is opened.
+
+  const [TITLE, TEXT, FACTS, CHOSEN, BELOW] = [0, 1, 2, 3, 4];
+
+  function drawTrace(trees) {
+    const node = make("details", "trace");
+    const names = trees.map((tree) => tree[TITLE]).join(", ");
+    node.append(make("summary", "", "why this answer" + (names ? ": " + names : "")));
+    node.addEventListener("toggle", () => {
+      if (!trees.length) node.append(make("p", "more", "Left out of this page, which would grow too large; the study's transcripts hold it."));
+      for (const tree of trees) {
+        if (tree[FACTS].length) { const facts = make("p", "facts-line"); drawFacts(facts, tree[FACTS]); node.append(facts); }
+        if (!tree[BELOW].length) continue;
+        const branch = drawBranch(tree[BELOW]);
+        node.append(branch);
+        if (branch.scrollHeight > branch.clientHeight + 1) branch.tabIndex = 0;
+      }
+    }, { once: true });
+    return node;
+  }
+
+  function drawFacts(line, facts) {
+    for (const [name, value] of facts) {
+      const fact = make("span", "fact");
+      fact.append(make("span", "name", name), value === "" ? "" : " ", make("bdi", "", value));
+      line.append(fact, " ");
+    }
+  }
+
+  function drawLine(line, tree) {
+    if (tree[CHOSEN]) line.append(make("span", "tick", "✓"), make("span", "vh", "chosen: "));
+    if (tree[TITLE] !== null) line.append(make("span", tree[BELOW].length || tree[TEXT] !== null || tree[FACTS].length ? "title" : "more", tree[TITLE]), " ");
+    if (tree[TEXT] !== null) line.append(tree[TEXT] === "" ? make("span", "said none", "nothing") : make("bdi", "said", tree[TEXT]), " ");
+    drawFacts(line, tree[FACTS]);
+  }
+
+  function drawBranch(trees) {
+    const list = make("ul", "branch");
+    for (const tree of trees) {
+      const item = make("li", tree[CHOSEN] ? "chosen" : "");
+      if (tree[BELOW].length) {
+        const more = make("details"), head = make("summary");
+        drawLine(head, tree);
+        more.append(head);
+        more.addEventListener("toggle", () => more.append(drawBranch(tree[BELOW])), { once: true });
+        item.append(more);
+      } else drawLine(item, tree);
+      list.append(item);
+    }
+    return list;
   }
 
   // The systems' marks are copied from the table of legs, whose rows stand in the same order.
