@@ -13,6 +13,7 @@
     │   └── EndpointError       a remote endpoint does not answer or answers wrongly
     ├── JudgeError              a judge cannot be built or fitted
     ├── MergeError              a merge recipe and its models do not fit together
+    ├── TrainingError           a training run cannot go on: a loss that is not finite, another run's folder
     ├── StoreError              the store is locked, damaged or out of space
     └── StudyError              a study cannot be planned or run
 
@@ -86,6 +87,10 @@ class JudgeError(TrivetError):
 
 class MergeError(TrivetError):
     """A merge recipe and its models do not fit together."""
+
+
+class TrainingError(TrivetError):
+    """A training run cannot start or go on."""
 
 
 class StoreError(TrivetError):

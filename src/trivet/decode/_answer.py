@@ -32,20 +32,20 @@ class Answer:
         tokens: list[int] = []
         logprobs: list[float] = []
         tops: list[tuple[tuple[int, float], ...]] = []
-        text, reason = "", self._limit()
+        text, reason, end_token = "", self._limit(), None
         for one in drawn:
             if reason is not None:
                 break
             logprobs.append(one.logprob)
             if one.token in self._context.eos:
-                reason = "stop"
+                reason, end_token = "stop", one.token
                 break
             tokens.append(one.token)
             tops.append(one.top_logprobs)
             self.tokens.append(one.token)
             text += self._text.add(one.token)
             reason = "stop_string" if self._text.stopped else self._limit()
-        return self._part(tokens, text, logprobs, reason, tops)
+        return self._part(tokens, text, logprobs, reason, tops, end_token)
 
     def end(self, reason: StopReason) -> Continuation:
         """End it here, with the text that was held back."""
@@ -58,6 +58,7 @@ class Answer:
         logprobs: list[float],
         reason: StopReason | None,
         tops: list[tuple[tuple[int, float], ...]],
+        end_token: int | None = None,
     ) -> Continuation:
         if reason is not None:
             self.ended = True
@@ -65,7 +66,9 @@ class Answer:
             # A stop string may only complete with the bytes held back until the end.
             reason = "stop_string" if self._text.stopped else reason
         shown = tuple(tops) if self._context.top_logprobs else ()
-        return Continuation(tuple(tokens), text, tuple(logprobs), reason or "length", shown)
+        return Continuation(
+            tuple(tokens), text, tuple(logprobs), reason or "length", shown, end_token=end_token
+        )
 
     def _limit(self) -> StopReason | None:
         return self._reason if self.room <= 0 else None

@@ -23,6 +23,7 @@ class Branch:
     logprobs: tuple[float, ...] = ()
     alternatives: tuple[tuple[tuple[int, float], ...], ...] = ()
     ended: StopReason | None = None
+    end_token: int | None = None
     parent: int = 0
     rank: int = 0
     text: str = ""
@@ -52,7 +53,7 @@ def expand(beam: Branch, following: Following, room: int, context: ProgramContex
         )
         if option.token in context.eos:
             if not any(other.ended == "stop" for other in found):  # further end tokens say the same
-                found.append(replace(branch, ended="stop"))
+                found.append(replace(branch, ended="stop", end_token=option.token))
             continue
         tokens = (*beam.tokens, option.token)
         text, stopped = cut(context.decode(tokens), context.stop)
@@ -76,7 +77,8 @@ def keep(pool: Sequence[Branch], width: int) -> list[Branch]:
 def piece(branch: Branch, written: Detokenizer) -> Continuation:
     """The last token of a branch, with the text that is certain now."""
     if branch.ended == "stop":
-        return Continuation((), written.finish(), branch.logprobs[-1:], "stop")
+        last = branch.logprobs[-1:]
+        return Continuation((), written.finish(), last, "stop", end_token=branch.end_token)
     text = written.add(branch.tokens[-1])
     text += written.finish() if branch.ended else ""
     tops = branch.alternatives[-1:] if branch.alternatives[-1] else ()
@@ -85,4 +87,11 @@ def piece(branch: Branch, written: Detokenizer) -> Continuation:
 
 def whole(branch: Branch, context: ProgramContext) -> Continuation:
     tops = branch.alternatives if context.top_logprobs else ()
-    return Continuation(branch.tokens, branch.text, branch.logprobs, branch.ended or "length", tops)
+    return Continuation(
+        branch.tokens,
+        branch.text,
+        branch.logprobs,
+        branch.ended or "length",
+        tops,
+        end_token=branch.end_token,
+    )

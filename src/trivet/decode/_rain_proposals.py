@@ -137,7 +137,7 @@ class Proposer:
         """A set of one token so far."""
         token, logprob = int(following.tokens[rank]), float(following.logprobs[rank])
         if token in self._context.eos:
-            return TokenSet((), probability, "stop", (logprob,))
+            return TokenSet((), probability, "stop", (logprob,), end_token=token)
         order = np.argsort(-following.logprobs, kind="stable")[: self._context.top_logprobs]
         best = tuple((int(following.tokens[at]), float(following.logprobs[at])) for at in order)
         return self._closed(TokenSet((token,), probability, None, (logprob,), (best,) if best else ()), state)
@@ -202,6 +202,7 @@ class Proposer:
             ended,
             start.logprobs + more.logprobs,
             start.alternatives + tuple(row[:asked] for row in more.top_logprobs if asked),
+            more.end_token,
         )
         return self._closed(joined, state)
 

@@ -239,7 +239,12 @@ class Search:
         if chosen.ended is not None:
             text += self._shown.finish()
         return Continuation(
-            chosen.tokens, text, chosen.logprobs, chosen.ended or "length", chosen.alternatives
+            chosen.tokens,
+            text,
+            chosen.logprobs,
+            chosen.ended or "length",
+            chosen.alternatives,
+            end_token=chosen.end_token,
         )
 
     def _note_step(self, best: Node, searches: int) -> None:

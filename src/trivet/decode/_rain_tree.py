@@ -25,7 +25,8 @@ class TokenSet:
 
     ``tokens`` excludes the end-of-sequence token; ``ended`` says why the answer ends with them, where it
     does. ``probability``: of all of them under the truncated distribution that they were drawn from, before
-    it is shared out among siblings. ``logprobs`` and ``alternatives`` are as in a ``Continuation``.
+    it is shared out among siblings. ``logprobs``, ``alternatives`` and ``end_token`` are as in a
+    ``Continuation``.
     """
 
     tokens: Tokens
@@ -33,6 +34,7 @@ class TokenSet:
     ended: StopReason | None = None
     logprobs: tuple[float, ...] = ()
     alternatives: tuple[tuple[tuple[int, float], ...], ...] = ()
+    end_token: int | None = None
 
     @property
     def key(self) -> tuple[Tokens, bool]:

@@ -54,6 +54,7 @@ class GatedAnswer:
             stop_reason=stop_reason,
             top_logprobs=tuple(row for part in self._parts for row in part.top_logprobs),
             tool_calls=tuple(call for part in self._parts for call in part.tool_calls),
+            end_token=self._parts[-1].end_token if self._parts else None,
         )
         return self.text, joined
 

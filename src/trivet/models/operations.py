@@ -74,7 +74,8 @@ class Continuation:
     ``tokens`` excludes the end-of-sequence token; ``logprobs`` (natural logarithm, of the model's own
     distribution before temperature and filters, after logits transforms) has one entry a token, plus one for
     the end-of-sequence token where ``stop_reason`` is ``stop``. ``text`` is cut before a stop string.
-    ``top_logprobs`` has, for each token, (token, logprob) pairs, best first.
+    ``top_logprobs`` has, for each token, (token, logprob) pairs, best first. ``end_token`` is the
+    end-of-sequence token that ended it, where the engine shows it.
     A remote engine that returns text only leaves ``tokens`` empty.
     """
 
@@ -84,6 +85,7 @@ class Continuation:
     stop_reason: StopReason
     top_logprobs: tuple[tuple[tuple[int, float], ...], ...] = ()
     tool_calls: tuple[dict[str, Any], ...] = ()  # set by endpoints that parse tool calls themselves
+    end_token: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,6 @@ Counts = Mapping[str, Mapping[str, int]]
 """Pairs by dimension and source."""
 
 
-
 @dataclass(frozen=True)
 class Datasheet:
     """What is known of how a mixture was made.

@@ -30,6 +30,14 @@ class Part:
         request."""
         return self.method.function(self.config, *arguments, **self.judges)
 
+    @property
+    def reads_chat(self) -> bool:
+        """Whether the chat matters to it, and not the prompt's tokens alone: wherever answers are judged.
+
+        A configuration that knows better has a property ``reads_chat``.
+        """
+        return bool(getattr(self.config, "reads_chat", "judge" in self.method.needs))
+
     def content(self) -> dict[str, Any]:
         """What determines its results: name, version and settings, each judge by its identity.
 

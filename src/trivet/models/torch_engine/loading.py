@@ -165,14 +165,19 @@ def load(
         model.to(chosen)
     model.eval().requires_grad_(False)
     pack_linear_layers(model)
+    return in_memory(model, tokenizer, eos=_eos(model, tokenizer), where=where or str(path))
+
+
+def in_memory(model: Any, tokenizer: Any, *, eos: frozenset[int], where: str) -> LoadedModel:
+    """A model that is in memory already, as it is. ``eos``: the tokens that end an answer."""
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
         device=model.device,
         dtype=model.dtype,
         context_length=_context_length(model, tokenizer),
-        eos=_eos(model, tokenizer),
-        where=where or str(path),
+        eos=eos,
+        where=where,
     )
 
 

@@ -152,7 +152,7 @@ class ExtendRow(Row):
         """The next token was drawn."""
         self.logprobs.append(drawn.logprob)
         if drawn.token in self.eos:
-            self._end("stop")
+            self._end("stop", drawn.token)
             return
         self.tops.append(drawn.top_logprobs)
         self.answer.append(drawn.token)
@@ -169,7 +169,7 @@ class ExtendRow(Row):
         elif len(self.tokens) >= self.context_length:
             self._end("context")
 
-    def _end(self, reason: StopReason) -> None:
+    def _end(self, reason: StopReason, end_token: int | None = None) -> None:
         if self.text is not None:
             rest = self.text.finish()
             if rest and self.on_piece is not None:
@@ -180,7 +180,9 @@ class ExtendRow(Row):
         else:
             text = self.decode(self.answer)
         tops = tuple(self.tops) if self.top_logprobs else ()
-        self.result = Continuation(tuple(self.answer), text, tuple(self.logprobs), reason, tops)
+        self.result = Continuation(
+            tuple(self.answer), text, tuple(self.logprobs), reason, tops, end_token=end_token
+        )
         self.finish()
 
 

@@ -1,0 +1,39 @@
+"""``trivet train``: a checkpoint or an adapter from a model and data."""
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command("train")
+@click.argument("method")
+@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(method: str, config: Path, out: Path, as_json: bool) -> None:
+    """Train by METHOD with the settings in CONFIG into the new folder OUT.
+
+    Interrupted, also by a kill, the same command goes on after the last checkpoint; on a CPU the weights are
+    then equal, bit by bit, to those of a run that was never interrupted.
+
+    \b
+    Examples:
+      trivet train dpo dpo.yaml harmless       a LoRA adapter, or a checkpoint, with its model card
+      trivet train ld_dpo ld_dpo.yaml shorter
+      trivet methods --room train              what METHOD may be
+      trivet methods show train/dpo            its settings
+    """
+    from trivet.train.preference_method import shown
+    from trivet.train.running import train
+
+    say = (lambda text: None) if as_json else (lambda text: click.echo(text, err=True))
+    trained = train(method, config, out, say=say)
+    metrics = trained.record.get("metrics", {})
+    if as_json:
+        click.echo(json.dumps({"folder": str(out), "made": trained.made, "metrics": metrics}))
+    elif not trained.made:
+        click.echo(f"{out} holds this run already")
+    else:
+        figures = shown(metrics)
+        click.echo(f"{out}  ({trained.record['seconds']} s{'; ' + figures if figures else ''})")

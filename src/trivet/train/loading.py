@@ -1,0 +1,98 @@
+"""The model that is trained: weights in float32 on a CPU, with an adapter where one is asked for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trivet.errors import ConfigError, ModelError, UnsupportedError
+from trivet.models.names import resolve_model
+from trivet.models.torch_engine.adapters import with_adapter
+from trivet.train.settings import anchored, lora_config
+
+
+@dataclass
+class Trainee:
+    """A model with its tokenizer. ``identity`` is the digest of the weights before training."""
+
+    model: Any
+    tokenizer: Any
+    identity: str
+    name: str
+
+    @property
+    def padding(self) -> int:
+        """The token that pads; what it is plays no part in any result."""
+        known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
+        return int(next(token for token in known if token is not None))
+
+
+def load_trainee(
+    name: str, *, base: Path, adapter: Mapping[str, Any] | None, seed: int, where: str
+) -> Trainee:
+    """Load a model to train it: float32 on a CPU, else its own type; an adapter's weights drawn by the seed.
+
+    A model that is an adapter itself is merged into its base first.
+
+    Raises:
+        ModelError: there is no such model, or it does not load.
+        UnsupportedError: it is an endpoint or a GGUF file.
+        ConfigError: the adapter does not fit the model.
+    """
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+    from transformers.utils import logging
+
+    reference = resolve_model(anchored(name, base))
+    folder = reference.path if reference.base is None else reference.base.path
+    if folder is None or not folder.is_dir():
+        raise UnsupportedError(
+            "cannot be trained: it is not a folder of weights", where=f"{where}: model {name}"
+        )
+    set_seed(seed)
+    logging.disable_progress_bar()
+    dtype: Any = "auto" if torch.cuda.is_available() else torch.float32
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
+    except Exception as error:  # a damaged file raises whatever its reader raises
+        raise ModelError(f"cannot be loaded: {' '.join(str(error).split())[:400]}", where=name) from error
+    if reference.base is not None:
+        assert reference.path is not None
+        model = with_adapter(model, reference.path)
+    if adapter is not None:
+        try:
+            model = get_peft_model(model, lora_config(adapter, where=f"{where}: adapter"))
+        except ValueError as error:
+            raise ConfigError(" ".join(str(error).split())[:400], where=f"{where}: adapter") from error
+    return Trainee(model, tokenizer, reference.identity, name)
+
+
+def memory_estimate(model: Any, *, tokens: int) -> dict[str, int]:
+    """Bytes that a training step takes, by part; a rough figure for plain transformers.
+
+    Args:
+        tokens: of a batch.
+
+    Weights and their gradients and the two moments of AdamW are exact; activations are counted as what the
+    layers of a Llama-like model keep for the backward pass (about 16 vectors of the width and 4 of the
+    feed-forward layer for each layer and token).
+    """
+    parameters = list(model.parameters())
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    trained = sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
+    config = model.config.get_text_config()
+    width = int(config.hidden_size)
+    inner = int(getattr(config, "intermediate_size", None) or 4 * width)
+    layers = int(config.num_hidden_layers)
+    size = parameters[0].element_size()
+    return {
+        "weights": weights,
+        "gradients": trained,
+        "optimizer": 2 * trained,
+        "activations": tokens * layers * (16 * width + 4 * inner) * size,
+    }

@@ -1,0 +1,258 @@
+"""What the methods that learn from pairs do alike: data, model, reference, training, held-out figures."""
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from pydantic import Field
+from trl.trainer.dpo_config import DPOConfig
+
+from trivet.data.prompts import prompt_digest
+from trivet.errors import ConfigError, DataError
+from trivet.models.names import resolve_model
+from trivet.statistics.proportions import wilson
+from trivet.train.arguments import trainer_arguments
+from trivet.train.batches import Example
+from trivet.train.loading import Trainee, load_trainee, memory_estimate
+from trivet.train.preference_loss import LossType
+from trivet.train.preference_trainer import (
+    Objective,
+    PairCollator,
+    PreferenceExample,
+    PreferencePairs,
+    PreferenceTrainer,
+)
+from trivet.train.preferences import Pair, read_preferences
+from trivet.train.reference import on_device, reference_logprobs
+from trivet.train.running import TrainingContext
+from trivet.train.scoring import packs, score_answers
+from trivet.train.settings import TrainConfig, anchored
+from trivet.train.tokenising import Tokenised, tokenise_pairs
+
+HONOURED = ("beta", "loss_type", "label_smoothing", "max_length", "disable_dropout")
+_Item = TypeVar("_Item")
+
+
+class PreferenceConfig(TrainConfig):
+    """Settings of the methods that learn from pairs. ``trainer`` holds the fields of ``trl.DPOConfig``; its
+    defaults hold too: ``beta`` 0.1, ``max_length`` 1024, ``learning_rate`` 1e-6."""
+
+    reference: str | None = Field(
+        None, description="the model that log-ratios are taken to; by default the model before training"
+    )
+
+    def inputs(self, base: Any) -> dict[str, str]:
+        """See ``TrainConfig.inputs``."""
+        found = super().inputs(base)
+        if self.reference is not None:
+            found["reference"] = resolve_model(anchored(self.reference, base)).identity
+        return found
+
+
+def train_on_pairs(
+    config: PreferenceConfig,
+    context: TrainingContext,
+    *,
+    alpha: float = 1.0,
+    policy_only: bool = False,
+) -> None:
+    """Read the pairs, train the model on them, write it to ``context.output``.
+
+    Args:
+        alpha, policy_only: see ``trivet.train.preference_trainer.Objective``.
+
+    Raises:
+        ConfigError, DataError, ModelError: what the settings name is wrong; see where they are read.
+        TrainingError: a loss or a gradient is not finite.
+    """
+    arguments = trainer_arguments(
+        DPOConfig,
+        config.trainer,
+        folder=context.work / "checkpoints",
+        seed=config.seed,
+        honoured=HONOURED,
+        where=f"{context.where}: trainer",
+    )
+    objective = Objective(
+        beta=arguments.beta,
+        kind=_loss_type(arguments.loss_type, context.where),
+        label_smoothing=arguments.label_smoothing,
+        alpha=alpha,
+        policy_only=policy_only,
+    )
+    trained, held_out, notes = read_pairs(config, context)
+    trained = those_seen(trained, arguments, config.seed, notes)
+    trainee = load_trainee(
+        config.model, base=context.base, adapter=config.adapter, seed=config.seed, where=context.where
+    )
+    if arguments.disable_dropout:
+        _disable_dropout(trainee.model)
+    tokenised = tokenise_pairs(trained, trainee.tokenizer, max_length=arguments.max_length)
+    judged = (
+        tokenise_pairs(held_out, trainee.tokenizer, max_length=arguments.max_length) if held_out else None
+    )
+    _tell(context, notes, tokenised, alpha)
+    score_answers(trainee.model)
+    packed = packs(trainee.model, trainee.tokenizer.vocab_size)
+    if not packed:
+        context.say("this model's attention cannot share prompts: each answer is computed with its own")
+    _tell_memory(context, trainee, tokenised, arguments.per_device_train_batch_size)
+    examples = with_reference(config, context, trainee, tokenised.examples, packed)
+    evaluated = with_reference(config, context, trainee, judged.examples, packed) if judged else []
+    trainer = PreferenceTrainer(
+        model=trainee.model,
+        args=arguments,
+        train_dataset=PreferencePairs(examples),
+        eval_dataset=PreferencePairs(evaluated) if evaluated else None,
+        data_collator=PairCollator(packed, trainee.padding),
+        processing_class=trainee.tokenizer,
+        objective=objective,
+    )
+    context.fit(trainer)
+    if evaluated:
+        context.facts["metrics"] = held_out_metrics(trainer, evaluated)
+    trainer.save_model(str(context.output))
+    context.facts["steps"] = trainer.state.global_step
+
+
+def read_pairs(config: TrainConfig, context: TrainingContext) -> tuple[list[Pair], list[Pair], list[str]]:
+    """The pairs that train, those that are held out, and what a user should know of them."""
+    found = read_preferences(config.data, base=context.base)
+    notes = [f"{len(found.pairs)} pairs of {found.source}"]
+    notes += [f"{count} rows left out: {reason}" for reason, count in found.left_out.items()]
+    trained, held_out = hold_out(found.pairs, config.held_out, config.seed)
+    if held_out:
+        notes.append(f"{len(held_out)} pairs held out; no prompt of theirs is trained on")
+    return trained, held_out, notes
+
+
+def hold_out(pairs: Sequence[Pair], count: int, seed: int) -> tuple[list[Pair], list[Pair]]:
+    """Draw pairs that are held out, all pairs of a prompt together.
+
+    Returns:
+        Those that train and those that are held out, in their order.
+
+    Raises:
+        DataError: nothing would be left to train on.
+    """
+    digests = [prompt_digest(str(pair["prompt"])) for pair in pairs]
+    order = list(dict.fromkeys(digests))
+    random.Random(seed).shuffle(order)
+    drawn: set[str] = set()
+    size = 0
+    for digest in order:
+        if size >= count:
+            break
+        drawn.add(digest)
+        size += digests.count(digest)
+    rest = [pair for pair, digest in zip(pairs, digests, strict=True) if digest not in drawn]
+    if not rest:
+        raise DataError(
+            f"held_out: {count} of {len(pairs)} pairs leaves none to train on", hint="hold out fewer"
+        )
+    return rest, [pair for pair, digest in zip(pairs, digests, strict=True) if digest in drawn]
+
+
+def those_seen(pairs: list[_Item], arguments: Any, seed: int, notes: list[str]) -> list[_Item]:
+    """The rows that the steps asked for will see, drawn by the seed; all where that is an epoch or more.
+
+    What is not seen needs neither token ids nor a reference.
+    """
+    step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    count = arguments.max_steps * step
+    if not 0 < count < len(pairs):
+        return pairs
+    notes.append(f"{count} of them, drawn by the seed, are seen in {arguments.max_steps} steps")
+    return [pairs[index] for index in sorted(random.Random(seed).sample(range(len(pairs)), count))]
+
+
+def with_reference(
+    config: PreferenceConfig,
+    context: TrainingContext,
+    trainee: Trainee,
+    examples: Sequence[Example],
+    packed: bool,
+) -> list[PreferenceExample]:
+    """The examples with the reference's log-probabilities, from the cache where they were computed before."""
+    model, identity = trainee.model, trainee.identity
+    if config.reference is not None:
+        other = load_trainee(
+            config.reference, base=context.base, adapter=None, seed=config.seed, where=context.where
+        )
+        if other.tokenizer.get_vocab() != trainee.tokenizer.get_vocab():
+            raise ConfigError(
+                "reference: its vocabulary is not the model's",
+                where=context.where,
+                hint="the log-ratio of a token needs both models to know it",
+            )
+        score_answers(other.model)
+        packed = packs(other.model, other.tokenizer.vocab_size)
+        model, identity = other.model, other.identity
+    known = reference_logprobs(model, examples, identity=identity, packed=packed, padding=trainee.padding)
+    return [PreferenceExample(one, values) for one, values in zip(examples, known, strict=True)]
+
+
+@torch.no_grad()
+def held_out_metrics(trainer: PreferenceTrainer, examples: Sequence[PreferenceExample]) -> dict[str, Any]:
+    """Loss on the held-out pairs, and how often the chosen answer has the higher reward."""
+    model = trainer.model
+    model.eval()
+    losses, right = [], []
+    for one in examples:
+        batch = trainer.data_collator([one])
+        batch["model"] = on_device(batch["model"], model.device)
+        batch |= {name: batch[name].to(model.device) for name in ("owners", "reference")}
+        loss, outputs = trainer.compute_loss(model, batch, return_outputs=True)
+        losses.append(float(loss))
+        right.append(bool(outputs["logits"][0] > 0))
+    interval = wilson(sum(right), len(right))
+    return {
+        "held-out pairs": len(examples),
+        "held-out loss": sum(losses) / len(losses),
+        "held-out accuracy": sum(right) / len(right),
+        "held-out accuracy, 95 % interval": [interval.low, interval.high],
+    }
+
+
+def _loss_type(given: Any, where: str) -> LossType:
+    kinds = [given] if isinstance(given, str) else list(given)
+    if len(kinds) != 1 or kinds[0] not in ("sigmoid", "hinge"):
+        raise ConfigError(
+            f"loss_type: {given!r}", where=f"{where}: trainer", hint="this method has sigmoid and hinge"
+        )
+    return "sigmoid" if kinds[0] == "sigmoid" else "hinge"
+
+
+def _disable_dropout(model: Any) -> None:
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+
+
+def _tell(context: TrainingContext, notes: list[str], tokenised: Tokenised, alpha: float) -> None:
+    notes = [*notes, *tokenised.notes()]
+    if alpha != 1:
+        unequal = sum(len(one.answers[0]) != len(one.answers[1]) for one in tokenised.examples)
+        notes.append(f"the two answers differ in length in {unequal} of {len(tokenised.examples)} pairs")
+    context.facts["data"] = notes
+    for note in notes:
+        context.say(note)
+
+
+def _tell_memory(context: TrainingContext, trainee: Trainee, tokenised: Tokenised, batch: int) -> None:
+    longest = sorted((one.length for one in tokenised.examples), reverse=True)[:batch]
+    parts = memory_estimate(trainee.model, tokens=sum(longest))
+    context.say(
+        f"memory, estimated for the longest batch: {sum(parts.values()) / 1e9:.1f} GB ("
+        + ", ".join(f"{name} {size / 1e9:.1f}" for name, size in parts.items())
+        + ")"
+    )
+
+
+def shown(metrics: Mapping[str, Any]) -> str:
+    """The figures of a run on one line."""
+    return ", ".join(
+        f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in metrics.items()
+    )

@@ -1,0 +1,202 @@
+"""A training run: from a configuration to a folder that is whole or absent, over any number of interruptions.
+
+::
+
+    .OUT.training/          what an interrupted run leaves to the next one: run.json, checkpoints/
+    OUT/                    the checkpoint or adapter with README.md (its card) and training.json
+"""
+
+import fcntl
+import importlib.metadata
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers.trainer_callback import PrinterCallback
+
+from trivet import catalogue
+from trivet._files import canonical_json, sha256_text, write_json, write_text
+from trivet._validation import read_yaml, validate
+from trivet.errors import StoreError, TrainingError
+from trivet.train.checkpoints import ResumableTrainer, checkpoints
+from trivet.train.progress import ProgressLines
+from trivet.train.settings import TrainConfig
+
+RECORD = "training.json"
+_PACKAGES = ("trivet", "torch", "transformers", "trl", "peft", "accelerate")
+
+
+@dataclass
+class TrainingContext:
+    """What a method is given besides its settings.
+
+    ``work`` holds what survives an interruption, ``output`` becomes the finished folder, relative paths of
+    the settings are relative to ``base``, ``where`` names the settings in messages, and ``say``
+    tells the user something in a line.
+    """
+
+    work: Path
+    output: Path
+    base: Path
+    where: str
+    say: Callable[[str], None] = lambda text: None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def fit(self, trainer: ResumableTrainer, name: str = "checkpoints") -> None:
+        """Train to the end, from the newest whole checkpoint in ``work / name`` where there is one."""
+        found = checkpoints(self.work / name)
+        if found:
+            self.say(f"goes on after {found[-1].name.replace('checkpoint-', 'step ')}")
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(ProgressLines(self.say))
+        trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)
+        self.facts.setdefault("log", []).extend(trainer.state.log_history)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run: its folder, its record, and whether it was made now or had been before."""
+
+    folder: Path
+    record: Mapping[str, Any]
+    made: bool
+
+
+def train(
+    name: str,
+    settings: Path | Mapping[str, Any],
+    output: Path,
+    *,
+    base: Path | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Trained:
+    """Run a training method; interrupted, the same call goes on after the last checkpoint.
+
+    Args:
+        name: of the method (``dpo``), as in ``trivet methods train``.
+        settings: its YAML file, or the mapping that one would hold.
+        output: the folder to make.
+        base: what relative paths in the settings are relative to; by default the file's folder, or the
+            working directory.
+        say: called with a line for the user.
+
+    Raises:
+        ConfigError: no such method, or wrong settings.
+        DataError: the data cannot be read, or gives nothing to train on.
+        TrainingError: a loss is not finite, another run is in the way.
+        StoreError: the folder cannot be written.
+    """
+    method = catalogue.find(f"train/{name}")
+    where = str(settings) if isinstance(settings, Path) else f"train {name}"
+    values = read_yaml(settings) if isinstance(settings, Path) else settings
+    config = validate(method.config, values, where=where)
+    assert isinstance(config, TrainConfig)
+    base = base or (settings.absolute().parent if isinstance(settings, Path) else Path.cwd())
+    content = {
+        "method": method.name,
+        "version": method.version,
+        "config": config.model_dump(mode="json", exclude=set(config.inputs(base))),
+        "inputs": config.inputs(base),
+    }
+    address = sha256_text(canonical_json(content))
+    output = Path(output)
+    if output.exists():
+        return Trained(output, _finished(output, address), made=False)
+    work = output.parent / f".{output.name}.training"
+    with _only_writer(work):
+        _open(work, address)
+        context = TrainingContext(work, work / "output", base, where, say)
+        started = time.perf_counter()
+        shutil.rmtree(context.output, ignore_errors=True)
+        context.output.mkdir()
+        method.function(config, context)
+        record = {
+            "address": address,
+            **content,
+            "config": config.model_dump(mode="json"),
+            "paper": method.paper,
+            "seconds": round(time.perf_counter() - started, 1),
+            "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+            **context.facts,
+        }
+        _finish(context.output, output, record, work)
+    return Trained(output, record, made=True)
+
+
+def _finished(output: Path, address: str) -> Mapping[str, Any]:
+    try:
+        record = json.loads((output / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        record = None
+    if not isinstance(record, dict) or record.get("address") != address:
+        raise TrainingError(
+            "is there already, and is not what these settings give",
+            where=str(output),
+            hint="choose another folder, or remove this one",
+        )
+    return record
+
+
+def _open(work: Path, address: str) -> None:
+    """Keep what an interrupted run of the same settings left, and refuse what another one did."""
+    state = work / "run.json"
+    if state.is_file():
+        known = json.loads(state.read_text(encoding="utf-8")).get("address")
+        if known != address:
+            raise TrainingError(
+                "another run with other settings, data or weights was interrupted here",
+                where=str(work),
+                hint="go on with its settings, or remove this folder",
+            )
+        return
+    write_json(state, {"address": address})
+
+
+def _finish(made: Path, output: Path, record: Mapping[str, Any], work: Path) -> None:
+    from trivet.train.card import model_card
+
+    write_json(made / RECORD, finite(record))
+    write_text(made / "README.md", model_card(record))
+    try:
+        made.rename(output)
+    except OSError as error:
+        raise StoreError(f"cannot write: {error.strerror or error}", where=str(output)) from error
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def finite(value: Any) -> Any:
+    """The value with numbers that JSON does not know as text."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(entry) for entry in value]
+    if isinstance(value, float) and value not in (value + 1, value - 1) and value == value:
+        return value
+    return str(value) if isinstance(value, float) and (value != value or value in (1e400, -1e400)) else value
+
+
+@contextmanager
+def _only_writer(work: Path) -> Iterator[None]:
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(work.parent / f"{work.name}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise StoreError(f"cannot write: {error.strerror or error}", where=str(work)) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise TrainingError(
+            "another process is training here", where=str(work), hint="wait for it, or choose another folder"
+        ) from None
+    try:
+        yield
+        (work.parent / f"{work.name}.lock").unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
