@@ -49,14 +49,14 @@ def pair_logits(rewards: torch.Tensor, margins: torch.Tensor | None) -> torch.Te
     return chosen - rejected
 
 
-def pair_losses(logits: torch.Tensor, kind: LossType, label_smoothing: float = 0.0) -> torch.Tensor:
-    """Loss of each pair: −log σ(h), smoothed with the wrong label, or max(0, 1 − h).
+def pair_losses(logits: torch.Tensor, kind: LossType) -> torch.Tensor:
+    """Loss of each pair: −log σ(h), or max(0, 1 − h).
 
     Raises:
         ValueError: another kind.
     """
     if kind == "sigmoid":
-        return -(1 - label_smoothing) * logsigmoid(logits) - label_smoothing * logsigmoid(-logits)
+        return -logsigmoid(logits)
     if kind == "hinge":
         return torch.relu(1 - logits)
     raise ValueError(f"unknown loss {kind!r}")

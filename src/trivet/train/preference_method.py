@@ -30,7 +30,7 @@ from trivet.train.scoring import packs, score_answers
 from trivet.train.settings import TrainConfig, anchored
 from trivet.train.tokenising import Tokenised, tokenise_pairs
 
-HONOURED = ("beta", "loss_type", "label_smoothing", "max_length", "disable_dropout")
+HONOURED = ("beta", "loss_type", "max_length", "disable_dropout")
 _Item = TypeVar("_Item")
 
 
@@ -77,7 +77,6 @@ def train_on_pairs(
     objective = Objective(
         beta=arguments.beta,
         kind=_loss_type(arguments.loss_type, context.where),
-        label_smoothing=arguments.label_smoothing,
         alpha=alpha,
         policy_only=policy_only,
     )

@@ -37,7 +37,6 @@ class Objective:
 
     beta: float
     kind: LossType = "sigmoid"
-    label_smoothing: float = 0.0
     alpha: float = 1.0
     policy_only: bool = False
 
@@ -107,7 +106,7 @@ class PreferenceTrainer(ResumableTrainer):
         fixed = answer_sums(reference, owner, None if objective.policy_only else weights)
         rewards = objective.beta * (policy - fixed)
         logits = pair_logits(rewards, inputs["margins"])
-        loss = pair_losses(logits, objective.kind, objective.label_smoothing).mean()
+        loss = pair_losses(logits, objective.kind).mean()
         self._collect(model.training, rewards.detach(), logprobs.detach(), owner)
         self.check_loss(loss, inputs["rows"])
         return (loss, {"logits": logits.detach()}) if return_outputs else loss

@@ -1,0 +1,68 @@
+"""Preference pairs that we wrote, and settings that train a tiny model on them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+WORDS = ("red", "blue", "green", "honest", "helpful", "harmless", "river", "capital", "France", "Seine")
+
+
+def make_pairs(count: int) -> list[dict[str, Any]]:
+    """Pairs whose answers differ in length, now one and now the other being the longer."""
+    pairs = []
+    for number in range(count):
+        word, other = WORDS[number % 10], WORDS[(number * 3 + 1) % 10]
+        short, long = f"{word}.", " ".join([f"{other}, I think"] * (1 + number % 4)) + f" number {number}."
+        chosen, rejected = (short, long) if number % 2 else (long, short)
+        pairs.append(
+            {
+                "prompt": [{"role": "user", "content": f"What is {word} number {number}?"}],
+                "chosen": [{"role": "assistant", "content": chosen}],
+                "rejected": [{"role": "assistant", "content": rejected}],
+            }
+        )
+    return pairs
+
+
+@pytest.fixture(scope="session")
+def pairs_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 pairs of messages."""
+    path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    path.write_text("".join(json.dumps(pair) + "\n" for pair in make_pairs(24)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """References are not kept from one test to the next."""
+    if "model" not in request.keywords:
+        monkeypatch.setenv("TRIVET_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def write_settings(tmp_path: Path, tiny_model_folder: Path, pairs_file: Path) -> Callable[..., Path]:
+    """Writes settings for a short run of a tiny model; keyword arguments replace keys."""
+
+    def write(name: str = "settings.yaml", trainer: dict[str, Any] | None = None, **changes: Any) -> Path:
+        values: dict[str, Any] = {
+            "model": str(tiny_model_folder),
+            "data": str(pairs_file),
+            "seed": 3,
+            "trainer": {
+                "max_steps": 6,
+                "per_device_train_batch_size": 4,
+                "learning_rate": 1e-3,
+                "save_steps": 2,
+                **(trainer or {}),
+            },
+            **changes,
+        }
+        path = tmp_path / name
+        path.write_text(yaml.safe_dump(values), encoding="utf-8")
+        return path
+
+    return write
