@@ -47,9 +47,19 @@ def validate(kind: type[ConfigType], values: Mapping[str, Any], *, where: str) -
             raise ConfigError(
                 f"unknown key {key!r}", where=where, hint=did_you_mean(str(first["loc"][-1]), names)
             ) from None
-        received = first.get("input")
-        shown = "" if first["type"] == "missing" else f" (received {received!r:.80})"
-        raise ConfigError(f"{key or 'value'}: {first['msg']}{shown}", where=where) from None
+        if first["type"] == "union_tag_invalid":
+            context = first["ctx"]
+            expected = [tag.strip().strip("'") for tag in context["expected_tags"].split(",")]
+            raise ConfigError(
+                f"{key}: unknown {context['discriminator'].strip(chr(39))} {context['tag']!r:.80}",
+                where=where,
+                hint=did_you_mean(context["tag"], expected),
+            ) from None
+        rule = first["msg"].removeprefix("Value error, ")
+        if not key:  # a rule over several keys, whose message names them
+            raise ConfigError(rule, where=where) from None
+        shown = "" if first["type"] == "missing" else f" (received {first.get('input')!r:.80})"
+        raise ConfigError(f"{key}: {rule}{shown}", where=where) from None
 
 
 def _field_names(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 
 from trivet import catalogue
 from trivet._validation import validate
+from trivet.decode import _deal_trace
 from trivet.decode.deal import Config, program
 from trivet.errors import ConfigError, EndpointError, UnsupportedError
 from trivet.judges import Verdict, unscored
@@ -590,6 +591,18 @@ def test_the_trace_shows_the_candidates_where_the_objectives_changed_the_choice(
         assert len(one["lookahead"]) == 2
 
 
+def test_the_trace_of_a_long_answer_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def noted() -> dict[str, Any]:
+        toy = Toy(seed=2, favourite={END: -30.0, 3: -1.0})
+        return run(toy, candidates=3, lookahead=2, heuristic_weight=4.0).trace[0]
+
+    whole = noted()
+    monkeypatch.setattr(_deal_trace, "TRACE_CHOICES", 1)
+    short = noted()
+    assert short["choices"] == whole["choices"][:1] and "choices_left_out" not in whole
+    assert short["choices_left_out"] == len(whole["choices"]) - 1 > 0
+
+
 def test_candidates_given_up_unseen_are_shown_too() -> None:
     hard = [{"type": "regex", "pattern": "[^a]*", "kind": "hard"}]
     outcome = run(Toy(seed=1, favourite={1: 5.0}), hard, candidates=3)
@@ -628,6 +641,7 @@ def test_the_objectives_see_what_people_see() -> None:
         ({"lookahead": -1}, "lookahead"),
         ({"heuristic_weight": -1}, "heuristic_weight"),
         ({"objectives": [{"type": "length", "max_word": 3}]}, "did you mean 'max_words'"),
+        ({"objectives": [{"type": "keyword"}]}, r"objectives\.0: unknown type 'keyword'\n.*mean 'keywords'"),
         ({"objectives": [{"type": "function", "function": "absent_module:f"}]}, "not importable"),
     ],
 )

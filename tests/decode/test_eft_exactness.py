@@ -164,7 +164,7 @@ def test_the_program_draws_from_the_mixture(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("settings", "sampling", "eos"), CASES[3:6])
+@pytest.mark.parametrize(("settings", "sampling", "eos"), [*CASES[:2], *CASES[3:6]])
 def test_the_program_draws_from_the_mixture_more_often(
     settings: dict[str, Any], sampling: Sampling, eos: int | None
 ) -> None:

@@ -137,8 +137,9 @@ def test_conservative_up_scaling_leaves_the_tail_to_the_small_models(seed: int, 
 )
 def test_wrong_settings_are_named(settings: dict[str, Any], said: str) -> None:
     entry = catalogue.find("decode/eft")
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=said) as caught:
         validate(entry.config, {"base": "m", "tuned": {"kind": "m"}, **settings}, where="decode")
+    assert "alue error" not in str(caught.value) and "decode: value" not in str(caught.value)
 
 
 def test_equal_shares_by_default_and_paths_are_not_content() -> None:

@@ -144,8 +144,11 @@ def test_swapping_the_order_leaves_the_value() -> None:
 
 def test_a_question_that_does_not_fit_is_refused_with_the_way_out() -> None:
     with pytest.raises(ContextLengthError, match="self-evaluation") as raised:
-        evaluation(context_length=20).questions("x")
+        evaluation(context_length=20, examples=4).questions("x")
     assert "fewer examples" in str(raised.value)
+    with pytest.raises(ContextLengthError, match="shorten the prompt") as raised:
+        evaluation(context_length=20).questions("x")
+    assert "examples" not in str(raised.value), "there are none to leave out"
 
 
 def test_labels_that_begin_alike_are_refused() -> None:

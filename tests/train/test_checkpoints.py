@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -38,6 +39,12 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def losses_of(folder: Path) -> list[float]:
@@ -192,14 +199,22 @@ def test_two_processes_have_the_losses_of_one(write_settings: Callable[..., Path
     subprocess.run(command(one, tmp_path / "one"), check=True, capture_output=True)
     script = tmp_path / "run.py"
     script.write_text(RUN.format("dpo", str(two), str(tmp_path / "two")))
+    # What mpirun tells the two processes that it starts; accelerate reads it.
+    port = str(free_port())
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    done = subprocess.run(
-        [*launch, "--mixed_precision", "no", "--main_process_port", "0", str(script)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    launch += ["--mixed_precision", "no", "--main_process_port", port, str(script)]
+    started = [
+        subprocess.Popen(
+            launch,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PMI_RANK": str(rank), "PMI_SIZE": "2", "OMP_NUM_THREADS": "1"},
+        )
+        for rank in range(2)
+    ]
+    for process in started:
+        said, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, said[-3000:]
     losses = [losses_of(tmp_path / name) for name in ("one", "two")]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)

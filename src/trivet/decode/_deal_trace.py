@@ -6,6 +6,9 @@ from typing import Any
 from trivet.decode._branches import Branch
 from trivet.models.operations import ProgramContext
 
+TRACE_CHOICES = 256
+"""The trace shows so many choices of an answer; further ones are counted."""
+
 
 def record(
     note: dict[str, Any],
@@ -35,6 +38,9 @@ def record(
     pool = sorted([*candidates, *others], key=lambda branch: branch.logprob, reverse=True)
     chosen = {id(branch) for branch in kept}
     if {id(branch) for branch in pool[: len(kept)]} != chosen:
+        if len(note["choices"]) >= TRACE_CHOICES:
+            note["choices_left_out"] = note.get("choices_left_out", 0) + 1
+            return
         note["choices"].append(
             {
                 "step": note["steps"] - 1,

@@ -234,7 +234,8 @@ class SelfEvaluation:
                 raise ContextLengthError(
                     f"the self-evaluation takes {len(prefix)} tokens, the model's context "
                     f"{self.context_length}",
-                    hint="show fewer examples, shorten the prompt, or give RAIN a judge",
+                    hint=("show fewer examples, " if self.examples else "")
+                    + "shorten the prompt, or give RAIN a judge",
                 )
             asked.append((Next(prefix, transformed=False), ballot))
         return asked

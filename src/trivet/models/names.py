@@ -122,7 +122,7 @@ def _on_disk_or_hub(name: str) -> ModelReference:
         return ModelReference(name, "hub", path, name)
     raise ModelError(
         f"unknown model {name!r}",
-        hint=f"{did_you_mean(name, [embedded.NAME])} `trivet models list` shows every form of a name",
+        hint=f"{did_you_mean(name, [embedded.NAME])}; `trivet models list` shows every form of a name",
     )
 
 

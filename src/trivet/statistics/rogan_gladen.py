@@ -1,9 +1,14 @@
 """A rate as a judge saw it, corrected for the judge's measured error."""
 
 import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from trivet.statistics.agreement import Confusion
 from trivet.statistics.interval import Estimated, Interval, normal_quantile
+from trivet.statistics.upper_bounds import clopper_pearson_lower, clopper_pearson_upper
 
 LEAST_YOUDEN = 0.3
 """No correction where the lower bound of Se + Sp - 1 is under this: dividing by it would only add noise."""
@@ -68,3 +73,55 @@ def _lang_reiczigel(rate: float, n: float, c: Confusion, level: float) -> tuple[
     error = math.sqrt(variance) / abs(se + sp - 1)
     low, high = prevalence + shift - z * error, prevalence + shift + z * error
     return error, Interval(low, high, level, "Rogan-Gladen, Lang-Reiczigel")
+
+
+class ErrorLimits(NamedTuple):
+    """A judge's error at its worst for an upper bound: sensitivity at least, specificity at most."""
+
+    sensitivity_low: float
+    specificity_high: float
+
+
+def error_limits(calibration: Confusion, *, delta: float, clusters: int | None = None) -> ErrorLimits:
+    """One-sided Clopper-Pearson limits, each wrong with probability at most ``delta``.
+
+    Args:
+        clusters: independent units (prompts) among the labelled answers. Where they are fewer than the answers,
+            all counts shrink to as many answers, rounded to the careful side, as if the answers to one prompt
+            were all alike. That is the worst case for clusters of one size (Kish 1965; Korn and Graubard 1998
+            put an effective size into the same formula).
+
+    Returns:
+        The limits; 0 and 1 where no labelled answer has the event, or none is free of it.
+    """
+    share = 1.0 if clusters is None else min(clusters / max(calibration.n, 1), 1.0)
+    found, missed = math.floor(calibration.true_positive * share), math.ceil(calibration.false_negative * share)
+    left, wrong = math.ceil(calibration.true_negative * share), math.floor(calibration.false_positive * share)
+    sensitivity = float(clopper_pearson_lower(found, found + missed, delta=delta)) if found else 0.0
+    specificity = float(clopper_pearson_upper(left, left + wrong, delta=delta)) if wrong else 1.0
+    return ErrorLimits(sensitivity, specificity)
+
+
+def corrected_upper_bound(rate_high: npt.ArrayLike, limits: ErrorLimits) -> npt.NDArray[np.float64]:
+    """Upper bound of the true rate from an upper limit of the rate that the judge sees; any shape.
+
+    ``(p_U + Sp_U - 1)/(Se_L + Sp_U - 1)``. With the three limits each wrong with probability at most δ/3, the
+    bound is wrong with probability at most δ, whether or not the three samples are independent. The directions
+    follow from the identity ``p = π Se + (1 - π)(1 - Sp)``: with 0 ≤ π ≤ 1, Se ≥ Se_L and Sp ≤ Sp_U,
+
+        π Se_L + (1 - π)(1 - Sp_U) ≤ π Se + (1 - π)(1 - Sp) = p ≤ p_U,
+
+    and solving for π gives the formula wherever its denominator is positive; elsewhere the bound is 1. So the
+    specificity has to be taken at its *upper* limit, with which few verdicts are blamed on false positives.
+
+    Where ``p_U + Sp_U < 1`` the formula is negative: fewer events were seen than false positives alone would
+    make, so the measured specificity does not hold for these answers. It is then not used: with Sp_U = 1 the
+    same line gives ``p_U/Se_L``, which is valid for every specificity. The bound therefore jumps down as p_U
+    passes 1 - Sp_U, from where on the false positives explain what was seen.
+    """
+    p = np.asarray(rate_high, dtype=np.float64)
+    low, high = limits
+    high = np.where(p + high < 1, 1.0, high)
+    denominator = low + high - 1
+    bound = np.divide(p + high - 1, denominator, out=np.ones_like(p), where=denominator > 0)
+    return np.minimum(bound, 1.0)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
+from accelerate import PartialState
 from pydantic import Field
 from trl.trainer.dpo_config import DPOConfig
 
@@ -188,7 +189,8 @@ def with_reference(
         score_answers(other.model)
         packed = packs(other.model, other.tokenizer.vocab_size)
         model, identity = other.model, other.identity
-    known = reference_logprobs(model, examples, identity=identity, packed=packed, padding=trainee.padding)
+    with PartialState().main_process_first():  # the others find it on the disk
+        known = reference_logprobs(model, examples, identity=identity, packed=packed, padding=trainee.padding)
     return [PreferenceExample(one, values) for one, values in zip(examples, known, strict=True)]
 
 

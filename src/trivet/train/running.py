@@ -13,11 +13,13 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate import PartialState
 from transformers.trainer_callback import PrinterCallback
 
 from trivet import catalogue
@@ -78,6 +80,8 @@ def train(
 ) -> Trained:
     """Run a training method; interrupted, the same call goes on after the last checkpoint.
 
+    Under ``accelerate launch`` every process calls this; the first one reads, says and writes.
+
     Args:
         name: of the method (``dpo``), as in ``trivet methods train``.
         settings: its YAML file, or the mapping that one would hold.
@@ -106,15 +110,20 @@ def train(
     }
     address = sha256_text(canonical_json(content))
     output = Path(output)
+    processes = PartialState(cpu=not torch.cuda.is_available())
     if output.exists():
         return Trained(output, _finished(output, address), made=False)
     work = output.parent / f".{output.name}.training"
-    with _only_writer(work):
-        _open(work, address)
+    with _only_writer(work) if processes.is_main_process else nullcontext():
         context = TrainingContext(work, work / "output", base, where, say)
+        if processes.is_main_process:
+            _open(work, address)
+            shutil.rmtree(context.output, ignore_errors=True)
+            context.output.mkdir()
+        else:
+            context.say = lambda text: None
         started = time.perf_counter()
-        shutil.rmtree(context.output, ignore_errors=True)
-        context.output.mkdir()
+        processes.wait_for_everyone()
         method.function(config, context)
         record = {
             "address": address,
@@ -125,7 +134,9 @@ def train(
             "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
             **context.facts,
         }
-        _finish(context.output, output, record, work)
+        if processes.is_main_process:
+            _finish(context.output, output, record, work)
+        processes.wait_for_everyone()
     return Trained(output, record, made=True)
 
 

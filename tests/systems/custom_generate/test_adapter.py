@@ -334,7 +334,9 @@ def test_mistakes_give_one_message(model: Any, tokenizer: Any, tiny_model: Any) 
         CustomGenerate(settings, tokenizer=tokenizer, models={"smal": model})
     method = CustomGenerate("sampling", tokenizer=tokenizer)
     inputs = encoded(tokenizer)
-    for seed in (-1, [1, 2]):
+    with pytest.raises(ConfigError, match="tokenizer: give the models'"):
+        CustomGenerate("sampling", tokenizer=None)  # type: ignore[arg-type]
+    for seed in (-1, [1, 2], None, "seed", 1.5, [1, 2, 3, 4.5]):
         with pytest.raises(ConfigError, match="each of the 4 rows"):
             model.generate(**inputs, max_new_tokens=4, custom_generate=method, seed=seed)
     long = {"input_ids": torch.full((1, 512), 40)}

@@ -54,7 +54,8 @@ class LoadedModel:
     def encode(self, text: str) -> Tokens:
         """Token ids of plain text, without special tokens at its ends."""
         with self._lock:
-            return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+            # Not verbose: what is too long for the context is refused with a message of its own.
+            return tuple(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of token ids, without special tokens."""
@@ -101,6 +102,7 @@ class LoadedModel:
                         continue_final_message=continue_final_message,
                         return_dict=False,
                         chat_template=template,
+                        tokenizer_kwargs={"verbose": False},
                     )
                 )
         except (TemplateError, ValueError, TypeError, KeyError, AttributeError) as error:

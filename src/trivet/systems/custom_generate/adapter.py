@@ -10,7 +10,9 @@ seed. Each row of the batch is a request of its own. The model is used as it is,
 before: see ``trivet.models.torch_engine.borrowed``.
 """
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Integral
@@ -89,6 +91,10 @@ class CustomGenerate:
         named = {"method": settings} if isinstance(settings, str) else dict(settings)
         if not isinstance(named.setdefault("method", PLAIN), str):
             raise ConfigError("the key 'method' must name the method", where="custom_generate")
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            raise ConfigError(
+                f"tokenizer: give the models' tokenizer (received {tokenizer!r:.80})", where="custom_generate"
+            )
         self._tokenizer = tokenizer
         self._decoding = decoding_part(named, base=base or Path.cwd(), where="custom_generate")
         self._beside = ModelsBeside(self._decoding, tokenizer, models or {})
@@ -197,11 +203,13 @@ class CustomGenerate:
 
 
 def _seeds(seed: int | Sequence[int], rows: int) -> list[int]:
-    seeds = (
-        [int(seed) + index for index in range(rows)]
-        if isinstance(seed, int | Integral)
-        else [int(one) for one in seed]
-    )
+    seeds: list[int] = []
+    with suppress(TypeError, ValueError):  # what is no number is told as any other mistake
+        seeds = (
+            [int(seed) + index for index in range(rows)]
+            if isinstance(seed, int | Integral)
+            else [operator.index(one) for one in seed]
+        )
     if len(seeds) != rows or min(seeds) < 0:
         raise ConfigError(
             f"seed: give one number from 0, or one for each of the {rows} rows (received {seed!r:.80})",
