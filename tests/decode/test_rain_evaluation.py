@@ -63,7 +63,7 @@ def test_truth_is_asked_for_once_with_yes_and_no() -> None:
 
 def test_an_answer_that_was_begun_goes_on() -> None:
     chat = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "It is"}]
-    assert conversation(chat, " so") == "User: Q\nAssistant: It is so"
+    assert conversation(chat, " so", continues=True) == "User: Q\nAssistant: It is so"
     assert conversation(chat[:1], "") == "User: Q\nAssistant: "
 
 

@@ -125,3 +125,31 @@ def test_speculation_goes_back_where_windows_slide(engine: TorchEngine) -> None:
     )  # fmt: skip
     assert [one.continuation.tokens for one in fast] == [one.continuation.tokens for one in slow]
     assert any(one.trace[0]["proposed"] > one.trace[0]["accepted"] for one in fast), "some were taken back"
+
+
+@pytest.mark.parametrize("name", ["best_of_n", "deal", "rain"])
+def test_a_judge_sees_an_answer_that_goes_on_as_one_message(engine: TorchEngine, name: str) -> None:
+    """The beginning that the request gives is a part of the answer."""
+    seen: list[Any] = []
+
+    class Watching(Letters):
+        def score(self, chats: Sequence[Any]) -> list[Verdict]:
+            seen.extend(chats)
+            return super().score(chats)
+
+    method = catalogue.find(f"decode/{name}")
+    config = validate(method.config, METHODS[name], where=name)
+    key = next(iter(getattr(config, "judge_specs", {})), "judge")
+    request = Request(
+        [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "It begins"}],
+        lambda context: method.function(config, context, **{key: Watching()}),
+        seed=1,
+        max_tokens=6,
+        continue_final_message=True,
+    )
+    engine.submit(request).result(timeout=120)
+    assert seen and all(
+        [message["role"] for message in chat] == ["user", "assistant"]
+        and chat[-1]["content"].startswith("It begins")
+        for chat in seen
+    )

@@ -8,6 +8,7 @@ from trivet.catalogue import names
 from trivet.merge.recipe import Recipe, load_recipe
 from trivet.study.spec import SHIPPED, load_study, recipe_of
 from trivet.systems import load_spec
+from trivet.systems.parts import decoding_part
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 EMBEDDED = "smollm2-135m-instruct"

@@ -80,10 +80,13 @@ class TestAddress:
     def test_names_and_places_are_not_in_it_and_contents_are(self, merging, tmp_path):
         study = merging()
         step = step_of(study)
-        assert step.address == step_of(study, "merged_careful").address
+        assert step.description.address == step_of(study, "merged_careful").description.address
         (tmp_path / "models").rename(tmp_path / "elsewhere")
         moved = json.loads(json.dumps(RECIPE).replace("models/", "elsewhere/"))
-        assert step_of(merging(systems={"merged": {"merge": moved}})).address == step.address
+        assert (
+            step_of(merging(systems={"merged": {"merge": moved}})).description.address
+            == step.description.address
+        )
         described = step.description.as_json()
         assert (described["method"], described["seed"]) == ("merge/task_arithmetic", 0)
         assert set(described["inputs"]) == {"base", "model 1", "model 2"}
@@ -103,13 +106,16 @@ class TestAddress:
     )
     def test_what_changes_the_output_changes_it(self, merging, change):
         step = step_of(merging())
-        assert step_of(merging(systems={"merged": {"merge": {**RECIPE, **change}}})).address != step.address
+        assert (
+            step_of(merging(systems={"merged": {"merge": {**RECIPE, **change}}})).description.address
+            != step.description.address
+        )
 
     def test_a_models_tokenizer_is_part_of_it(self, merging, tmp_path):
         step = step_of(merging())
         template = tmp_path / "models/one/chat_template.jinja"
         template.write_text(template.read_text() + "{# changed #}")
-        assert step_of(merging()).address != step.address
+        assert step_of(merging()).description.address != step.description.address
 
     def test_of_a_model_that_gives_its_tokenizer_alone_the_tokenizer_is_part_of_it(self, merging, tmp_path):
         other = make_tiny_model(tmp_path / "models/other", seed=3)
@@ -118,10 +124,16 @@ class TestAddress:
         assert set(step.models) == {f"models/{name}" for name in ("base", "one", "two", "other")}
         assert "models/" not in json.dumps(step.description.as_json())
         shutil.copyfile(tmp_path / "models/one/model.safetensors", other / "model.safetensors")
-        assert step_of(merging(systems={"merged": {"merge": recipe}})).address == step.address
+        assert (
+            step_of(merging(systems={"merged": {"merge": recipe}})).description.address
+            == step.description.address
+        )
         template = other / "chat_template.jinja"
         template.write_text(template.read_text() + "{# changed #}")
-        assert step_of(merging(systems={"merged": {"merge": recipe}})).address != step.address
+        assert (
+            step_of(merging(systems={"merged": {"merge": recipe}})).description.address
+            != step.description.address
+        )
 
 
 class TestRun:
@@ -223,7 +235,7 @@ class TestFailures:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"engine": "llamacpp"}, "does not run what a merge makes"),
+            ({"engine": "llamacpp"}, "does not run what a study makes"),
             ({"decode": {"method": "best_of_m"}}, "best_of_m"),
             ({"system_promt": "x"}, "did you mean 'system_prompt'"),
         ],

@@ -54,11 +54,12 @@ def list_judges(as_json: bool) -> None:
 @click.argument("judge")
 @_json
 def show(judge: str, as_json: bool) -> None:
-    """Show what JUDGE (a name or a file) is, and its measured quality.
+    """Show what JUDGE (a name, a file, or a folder with a reward model) is, and its measured quality.
 
     \b
     Examples:
       trivet judges show refusal
+      trivet judges show runs/reward
       trivet judges show my_head.safetensors --json
     """
     from trivet.judges.resolve import KINDS, resolve
@@ -80,12 +81,19 @@ def show(judge: str, as_json: bool) -> None:
     for key, value in about.items():
         if key != "quality":
             click.echo(f"{key}: {value}")
-    card = getattr(found, "path", None) if judge != "grader" else None
-    if card is not None and card.with_suffix(".md").is_file():
+    card = _card(found) if judge != "grader" else None
+    if card is not None and card.is_file():
         from trivet._text import printable
 
         click.echo()
-        click.echo(printable(card.with_suffix(".md").read_text(encoding="utf-8")))
+        click.echo(printable(card.read_text(encoding="utf-8")))
+
+
+def _card(judge: Any) -> Path | None:
+    """Where the card of a fitted or trained judge lies."""
+    if hasattr(judge, "folder"):
+        return Path(judge.folder) / "README.md"
+    return judge.path.with_suffix(".md") if hasattr(judge, "path") else None
 
 
 @command.group("fit")

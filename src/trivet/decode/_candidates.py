@@ -35,9 +35,7 @@ def draw_and_score(
         stop=context.stop,
         top_logprobs=context.top_logprobs,
     )
-    chats = tuple(
-        [*context.chat, {"role": "assistant", "content": context.visible(answer.text)}] for answer in answers
-    )
+    chats = tuple(context.answered(context.visible(answer.text)) for answer in answers)
     verdicts = yield Judge(judge, chats)
     scores = [verdict.value for verdict in verdicts]
     note: dict[str, Any] = {

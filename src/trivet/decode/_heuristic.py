@@ -137,7 +137,7 @@ class Heuristic:
         else:
             pairs = tuple((text.content, text.final) for text in texts)
             scorer = FunctionCalls(load_function(objective.function), self._prompt, pairs)
-        chats = tuple([*self.context.chat, {"role": "assistant", "content": text.content}] for text in texts)
+        chats = tuple(self.context.answered(text.content) for text in texts)
         try:
             verdicts = yield Judge(scorer, chats)
         except (UnsupportedError, ConfigError):

@@ -83,28 +83,33 @@ class Ballot:
     bad: tuple[str, ...]
 
 
-def conversation(chat: Chat, answer: str) -> str:
-    """The conversation as text that a model is shown: without system messages, ending with the answer."""
+def conversation(chat: Chat, answer: str, *, continues: bool = False) -> str:
+    """The conversation as text that a model is shown: without system messages, ending with the answer.
+
+    ``continues``: the answer goes on from the last message.
+    """
     lines: list[str] = []
     for message in chat:
         role, text = message.get("role"), _text(message)
         if role in ("user", "assistant", "tool") and text:
             lines.append(f"{str(role).capitalize()}: {text}")
-    if chat and chat[-1].get("role") == "assistant" and lines:  # the answer goes on from it
+    if continues and lines:
         lines[-1] += answer
     else:
         lines.append(f"Assistant: {answer}")
     return "\n".join(lines)
 
 
-def ballots(criterion: Criterion, chat: Chat, answer: str, *, examples: int) -> tuple[Ballot, ...]:
+def ballots(
+    criterion: Criterion, chat: Chat, answer: str, *, examples: int, continues: bool = False
+) -> tuple[Ballot, ...]:
     """The questions about an answer: two with swapped options, or one that is answered Yes or No.
 
     ``examples``: how many of the criterion's worked examples come first. The answer stands at the end, so
     that all before it is computed once for all the answers that a search tries.
     """
     shown = criterion.examples[:examples]
-    text = conversation(chat, answer)
+    text = conversation(chat, answer, continues=continues)
     if not criterion.good:
         before = _examples(shown, lambda example, _: _asked(criterion, _lines(example), None), _yes_or_no)
         asked = {"role": "user", "content": _asked(criterion, text, None)}
@@ -218,6 +223,7 @@ class SelfEvaluation:
     encode: Callable[[str], Tokens]
     render: Callable[[Chat], Tokens]
     context_length: int | None
+    continues: bool = False
     _labels: dict[tuple[str, tuple[str, ...]], tuple[int, ...]] = field(default_factory=dict)
 
     def questions(self, answer: str) -> list[tuple[Next, Ballot]]:
@@ -227,7 +233,9 @@ class SelfEvaluation:
             ContextLengthError: a question does not fit the model's context.
         """
         asked = []
-        for ballot in ballots(self.criterion, self.chat, answer, examples=self.examples):
+        for ballot in ballots(
+            self.criterion, self.chat, answer, examples=self.examples, continues=self.continues
+        ):
             self._label(ballot.opening, ballot.good, ballot.bad)
             prefix = (*self.render(ballot.chat), *(self.encode(ballot.opening) if ballot.opening else ()))
             if self.context_length is not None and len(prefix) > self.context_length:

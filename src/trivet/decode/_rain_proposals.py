@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 
+from trivet.decode import _lookahead
 from trivet.decode import _rain_tree as tree
 from trivet.decode._rain_tree import NextTokens, Node, TokenSet
 from trivet.models.operations import (
@@ -120,8 +121,9 @@ class Proposer:
         else:
             operations = (Next(prefix), Next(prefix, sampling=self._greedy))
             (logprobs,), (adjusted,) = yield Several(operations)
-        best = np.argsort(-adjusted, kind="stable")[: self._kept]
-        node.following = NextTokens(best, adjusted[best], logprobs[best])
+        # Sorting the whole vocabulary takes 40 times longer.
+        likeliest = np.array(_lookahead.best(adjusted, self._kept))
+        node.following = NextTokens(likeliest, adjusted[likeliest], logprobs[likeliest])
         return adjusted
 
     def _single(self, following: NextTokens, rank: int, state: Tokens) -> TokenSet | None:

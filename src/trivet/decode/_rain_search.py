@@ -55,6 +55,7 @@ class Search:
             kind=config.value,
             examples=config.examples,
             chat=context.chat,
+            continues=context.continues,
             encode=context.encode,
             render=context.render,
             context_length=context.context_length,
@@ -199,7 +200,7 @@ class Search:
 
     def _ask_judge(self, text: str) -> Steps[None]:
         assert self._judge is not None
-        chat = [*self._context.chat, {"role": "assistant", "content": text}]
+        chat = self._context.answered(text)
         (verdict,) = yield Judge(self._judge, (chat,))
         self._note["evaluations"] += 1
         value = None

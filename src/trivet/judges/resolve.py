@@ -4,6 +4,7 @@
 
     judge: refusal                                   # a judge that ships
     judge: my_head.safetensors                       # a file that `trivet judges fit` wrote
+    judge: runs/reward                               # a folder that `trivet train reward_model` wrote
     judge: {judge: head, path: my_head.safetensors}  # a kind of judge with its settings
     judge: {judge: grader, model: openai/gpt-5-mini, rubric: harmlessness}
 """
@@ -41,6 +42,10 @@ KINDS: Mapping[str, Kind] = {
     "head": Kind(
         "trivet.judges.head", "a linear head on a model's hidden states, fitted on preference pairs"
     ),
+    "reward_model": Kind(
+        "trivet.judges.reward_model",
+        "a trained reward or cost model, as `trivet train reward_model` and `cost_model` make it",
+    ),
     "grader": Kind("trivet.judges.grader", "a language model, or a panel of them, that grades by a rubric"),
 }
 
@@ -65,8 +70,9 @@ def resolve(spec: Spec, *, base: Path | None = None) -> Judge:
     """The judge that ``spec`` means; the same object for the same specification within a process.
 
     Args:
-        spec: a name (see ``names``), the path of a file that ``trivet judges fit`` wrote, a mapping with the
-            key ``judge`` (a name) and the settings of that kind, or a judge, which is returned as it is.
+        spec: a name (see ``names``), the path of a file that ``trivet judges fit`` wrote or of a folder with
+            a trained reward or cost model, a mapping with the key ``judge`` (a name) and the settings of that
+            kind, or a judge, which is returned as it is.
         base: folder that relative paths refer to, by default the working directory.
 
     Raises:
@@ -80,7 +86,9 @@ def resolve(spec: Spec, *, base: Path | None = None) -> Judge:
     kind, settings = _read(spec, base)
     module = importlib.import_module(KINDS[kind].module)
     config: Config = validate(module.Config, settings, where=f"judge {kind}")
-    key = canonical_json([kind, config.model_dump(mode="json"), _stamp(settings.get("path"))])
+    key = canonical_json(
+        [kind, config.model_dump(mode="json"), _stamp(settings.get("path", settings.get("model")))]
+    )
     with _lock:
         if key not in _built:
             build: Callable[[Config], Judge] = module.build
@@ -90,8 +98,7 @@ def resolve(spec: Spec, *, base: Path | None = None) -> Judge:
 
 def _read(spec: "str | Path | Mapping[str, Any]", base: Path | None) -> tuple[str, dict[str, Any]]:
     if isinstance(spec, Path) or (isinstance(spec, str) and _looks_like_path(spec)):
-        path = _anchored(str(spec), base)
-        return read_header(Path(path)).kind, {"path": path}
+        return _of_path(_anchored(str(spec), base))
     if isinstance(spec, str):
         spec = {"judge": spec}
     settings = dict(spec)
@@ -106,12 +113,21 @@ def _read(spec: "str | Path | Mapping[str, Any]", base: Path | None) -> tuple[st
         return name, {**preset, **settings}
     if name not in KINDS:
         if _looks_like_path(name):
-            path = _anchored(name, base)
-            return read_header(Path(path)).kind, {"path": path, **settings}
+            kind, path = _of_path(_anchored(name, base))
+            return kind, {**path, **settings}
         raise ConfigError(f"unknown judge {name!r}", where="judge", hint=did_you_mean(name, names()))
     if isinstance(settings.get("path"), str | Path):
         settings["path"] = _anchored(str(settings["path"]), base)
+    if name == "reward_model" and isinstance(settings.get("model"), str | Path):
+        folder = _anchored(str(settings["model"]), base)
+        settings["model"] = folder if Path(folder).exists() else str(settings["model"])  # or on the hub
     return name, settings
+
+
+def _of_path(path: str) -> tuple[str, dict[str, Any]]:
+    if Path(path).is_dir():
+        return "reward_model", {"model": path}
+    return read_header(Path(path)).kind, {"path": path}
 
 
 def _looks_like_path(text: str) -> bool:
@@ -123,7 +139,7 @@ def _anchored(path: str, base: Path | None) -> str:
 
 
 def _stamp(path: object) -> list[int]:
-    if path is None or not Path(str(path)).is_file():
+    if path is None or not Path(str(path)).exists():
         return []
     status = Path(str(path)).stat()
     return [status.st_size, status.st_mtime_ns]

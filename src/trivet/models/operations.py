@@ -206,6 +206,8 @@ class ProgramContext:
     ``same_as(model)`` names the first model with the same weights, so that nothing is computed twice;
     ``transform(tokens, logits)`` applies the request's logits transforms to logits [vocabulary] that follow
     ``tokens``, which begin with ``prompt``.
+
+    ``continues``: the answer goes on from the last message of the chat, which is the assistant's.
     """
 
     prompt: Tokens
@@ -224,6 +226,14 @@ class ProgramContext:
     prompt_of: Callable[[str, str | None], Tokens] = _unknown_model
     same_as: Callable[[str], str] = str
     transform: "Callable[[Tokens, torch.Tensor], torch.Tensor]" = _unchanged
+    continues: bool = False
+
+    def answered(self, text: str) -> Chat:
+        """The chat with ``text`` as its answer, as a judge is shown it; a message that is continued is one."""
+        if not self.continues:
+            return [*self.chat, {"role": "assistant", "content": text}]
+        begun = self.chat[-1]
+        return [*self.chat[:-1], {**begun, "content": f"{begun.get('content') or ''}{text}"}]
 
     @property
     def limit(self) -> tuple[int, StopReason]:

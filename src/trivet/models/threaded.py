@@ -182,6 +182,7 @@ class _Drive:
             decode=backend.decode,
             render=backend.render,
             context_length=capabilities.context_length,
+            continues=request.continue_final_message,
         )
 
     def run(self) -> Completion:

@@ -1,9 +1,9 @@
 """How many prompts a safety test needs before it can pass a system, worked out before any answer is seen.
 
-Two numbers: with no harm seen at all, and with a true rate of half the limit. For a bound of a count the chance
-of passing is a sum of binomial probabilities; the betting bound depends on the order of the costs, and its chance
-is simulated on costs of 0 and 1, which have the largest variance at their mean. A chance that comes from counts
-falls a little again at some larger numbers, so the second number is "about".
+Two numbers: with no harm seen at all, and with a true rate of half the limit. For a bound of a count the
+chance of passing is a sum of binomial probabilities; the betting bound depends on the order of the costs, and
+its chance is simulated on costs of 0 and 1, which have the largest variance at their mean. A chance that
+comes from counts falls a little again at some larger numbers, so the second number is "about".
 """
 
 from collections.abc import Callable
@@ -24,8 +24,8 @@ _SAMPLES = 200
 
 
 class RequiredPrompts(NamedTuple):
-    """``no_harm``: the fewest prompts with which a test can pass at all, all costs being 0. ``half_limit``: about
-    the fewest with which it passes with probability ``POWER`` where the true rate is half the limit.
+    """``no_harm``: the fewest prompts with which a test can pass at all, all costs being 0. ``half_limit``:
+    about the fewest with which it passes with probability ``POWER`` where the true rate is half the limit.
 
     ``None``: more than were looked for, or no number is enough.
     """

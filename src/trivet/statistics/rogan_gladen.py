@@ -86,17 +86,19 @@ def error_limits(calibration: Confusion, *, delta: float, clusters: int | None =
     """One-sided Clopper-Pearson limits, each wrong with probability at most ``delta``.
 
     Args:
-        clusters: independent units (prompts) among the labelled answers. Where they are fewer than the answers,
-            all counts shrink to as many answers, rounded to the careful side, as if the answers to one prompt
-            were all alike. That is the worst case for clusters of one size (Kish 1965; Korn and Graubard 1998
-            put an effective size into the same formula).
+        clusters: independent units (prompts) among the labelled answers. Where they are fewer than the
+            answers, all counts shrink to as many answers, rounded to the careful side, as if the answers to
+            one prompt were all alike. That is the worst case for clusters of one size (Kish 1965; Korn and
+            Graubard 1998 put an effective size into the same formula).
 
     Returns:
         The limits; 0 and 1 where no labelled answer has the event, or none is free of it.
     """
     share = 1.0 if clusters is None else min(clusters / max(calibration.n, 1), 1.0)
-    found, missed = math.floor(calibration.true_positive * share), math.ceil(calibration.false_negative * share)
-    left, wrong = math.ceil(calibration.true_negative * share), math.floor(calibration.false_positive * share)
+    found = math.floor(calibration.true_positive * share)
+    missed = math.ceil(calibration.false_negative * share)
+    left = math.ceil(calibration.true_negative * share)
+    wrong = math.floor(calibration.false_positive * share)
     sensitivity = float(clopper_pearson_lower(found, found + missed, delta=delta)) if found else 0.0
     specificity = float(clopper_pearson_upper(left, left + wrong, delta=delta)) if wrong else 1.0
     return ErrorLimits(sensitivity, specificity)
@@ -106,8 +108,8 @@ def corrected_upper_bound(rate_high: npt.ArrayLike, limits: ErrorLimits) -> npt.
     """Upper bound of the true rate from an upper limit of the rate that the judge sees; any shape.
 
     ``(p_U + Sp_U - 1)/(Se_L + Sp_U - 1)``. With the three limits each wrong with probability at most δ/3, the
-    bound is wrong with probability at most δ, whether or not the three samples are independent. The directions
-    follow from the identity ``p = π Se + (1 - π)(1 - Sp)``: with 0 ≤ π ≤ 1, Se ≥ Se_L and Sp ≤ Sp_U,
+    bound is wrong with probability at most δ, whether or not the three samples are independent. The
+    directions follow from the identity ``p = π Se + (1 - π)(1 - Sp)``: with 0 ≤ π ≤ 1, Se ≥ Se_L, Sp ≤ Sp_U,
 
         π Se_L + (1 - π)(1 - Sp_U) ≤ π Se + (1 - π)(1 - Sp) = p ≤ p_U,
 
@@ -120,8 +122,7 @@ def corrected_upper_bound(rate_high: npt.ArrayLike, limits: ErrorLimits) -> npt.
     passes 1 - Sp_U, from where on the false positives explain what was seen.
     """
     p = np.asarray(rate_high, dtype=np.float64)
-    low, high = limits
-    high = np.where(p + high < 1, 1.0, high)
-    denominator = low + high - 1
+    high = np.where(p + limits.specificity_high < 1, 1.0, limits.specificity_high)
+    denominator = limits.sensitivity_low + high - 1
     bound = np.divide(p + high - 1, denominator, out=np.ones_like(p), where=denominator > 0)
     return np.minimum(bound, 1.0)

@@ -1,12 +1,12 @@
 """One-sided upper confidence bounds of a mean cost: with probability ``1 - δ`` the mean is at most the bound.
 
-Exact for independent costs in a known range, at every sample size: Hoeffding, empirical Bernstein, betting and,
-for costs that are 0 or 1, Clopper-Pearson. Student's bound is approximate: it needs a nearly normal mean, and
-fails towards "safe" for right-skewed costs such as rare harms (HC-RLHF, arXiv 2506.08266, has that one in its
-code and Hoeffding's in its text).
+Exact for independent costs in a known range, at every sample size: Hoeffding, empirical Bernstein, betting
+and, for costs that are 0 or 1, Clopper-Pearson. Student's bound is approximate: it needs a nearly normal
+mean, and fails towards "safe" for right-skewed costs such as rare harms (HC-RLHF, arXiv 2506.08266, has that
+one in its code and Hoeffding's in its text).
 
-Costs are ``[..., n]``, one sample in the last dimension, and bounds are ``[...]``, so that many simulated samples
-are bounded at once. An exact bound is never above the range's upper end.
+Costs are ``[..., n]``, one sample in the last dimension, and bounds are ``[...]``, so that many simulated
+samples are bounded at once. An exact bound is never above the range's upper end.
 """
 
 import math
@@ -47,7 +47,8 @@ def upper_bound(
     Args:
         costs: ``[..., n]``; independent draws, in the order in which they were planned.
         delta: the chance of a bound below the mean, strictly between 0 and ½.
-        low: least possible cost; Student's bound knows no range, and ``low`` and ``high`` do not matter to it.
+        low: least possible cost; Student's bound knows no range, and ``low`` and ``high`` do not matter to
+            it.
         high: greatest possible cost.
 
     Raises:
@@ -84,7 +85,9 @@ def upper_bound_of_count(method: str, events: npt.ArrayLike, n: int, *, delta: f
     if method == "clopper_pearson":
         return clopper_pearson_upper(k, n, delta=delta)
     if method not in _FROM_MOMENTS:
-        raise ValueError(f"no bound {method!r} of a count; known: clopper_pearson, {', '.join(_FROM_MOMENTS)}")
+        raise ValueError(
+            f"no bound {method!r} of a count; known: clopper_pearson, {', '.join(_FROM_MOMENTS)}"
+        )
     variance = k * (n - k) / (n * (n - 1)) if n > 1 else np.zeros_like(k)
     return _FROM_MOMENTS[method](k / n, variance, n, delta)
 
@@ -92,8 +95,9 @@ def upper_bound_of_count(method: str, events: npt.ArrayLike, n: int, *, delta: f
 def clopper_pearson_upper(events: npt.ArrayLike, n: float, *, delta: float) -> Floats:
     """One-sided exact upper bound of a rate: the ``p`` with ``P(Binomial(n, p) ≤ events) = δ``.
 
-    Clopper and Pearson 1934; ``1 - δ`` quantile of the beta distribution with ``events + 1`` and ``n - events``.
-    It is the upper end of ``proportions.clopper_pearson`` at the level ``1 - 2δ``, for many counts at once.
+    Clopper and Pearson 1934; ``1 - δ`` quantile of the beta distribution with ``events + 1`` and ``n -
+    events``. It is the upper end of ``proportions.clopper_pearson`` at the level ``1 - 2δ``, for many counts
+    at once.
     """
     k = np.asarray(events, dtype=np.float64)
     bound = stats.beta.isf(delta, k + 1, np.where(k < n, n - k, 1.0))
@@ -106,7 +110,8 @@ def clopper_pearson_lower(events: npt.ArrayLike, n: float, *, delta: float) -> F
 
 
 def _student(mean: Floats, variance: Floats, n: int, delta: float) -> Floats:
-    """``x̄ + t_{1-δ, n-1} s/√n``; the card of HC-RLHF, part B. Infinite for one cost; not cut to the range."""
+    """``x̄ + t_{1-δ, n-1} s/√n``; the card of HC-RLHF, part B. Infinite for one cost; not cut to the
+    range."""
     if n < 2:
         return np.full_like(mean, np.inf)
     return np.asarray(mean + float(stats.t.isf(delta, n - 1)) * np.sqrt(variance / n))
@@ -148,8 +153,9 @@ def betting_rejects(costs: Floats, mean: npt.ArrayLike, *, delta: float) -> npt.
 def _betting(x: Floats, delta: float) -> Floats:
     """The upper bound by betting: the largest mean that no gambler has become rich against.
 
-    Waudby-Smith and Ramdas 2024, *Estimating means of bounded random variables by betting* (arXiv 2010.09686),
-    theorem 3 in its form for a sample size that is fixed beforehand, the arm that bets on small costs::
+    Waudby-Smith and Ramdas 2024, *Estimating means of bounded random variables by betting* (arXiv
+    2010.09686), theorem 3 in its form for a sample size that is fixed beforehand, the arm that bets on small
+    costs::
 
         K_t(m) = Π_{i≤t} (1 - λ_i(m) (x_i - m)),   λ_i(m) = min( √(2 ln(1/δ) / (n σ̂²_{i-1})), c/(1-m) )
         σ̂²_t = (1/4 + Σ_{i≤t} (x_i - μ̂_i)²)/(t+1),   μ̂_t = (1/2 + Σ_{i≤t} x_i)/(t+1)

@@ -1,9 +1,9 @@
 """What selects, trains or steers a system never measures it: the circularity check of a plan.
 
-Two uses are circular and refused: an evaluation is scored by a judge that a system uses (best-of-n, say); and
-a row on which such a judge was fitted has a prompt that the study asks. Prompts are compared in normalised
-form. Where the judge that scores and the judge that steers were fitted on some of the same rows, that is said
-in a note: the two are different judges, but not quite independent ones.
+Three uses are circular and refused: an evaluation is scored by a judge that a system uses (best-of-n, say); a
+row on which such a judge was fitted has a prompt that the study asks; and a row that trained a system has
+one. Prompts are compared in normalised form. Where the judge that scores and the judge that steers were fitted
+on some of the same rows, that is said in a note: the two are different judges, but not quite independent ones.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,11 +16,15 @@ from trivet.judges.grader import GraderJudge
 
 @dataclass(frozen=True)
 class Steered:
-    """A system and the judges that select or steer its answers; ``graders`` are the models among them."""
+    """A system and the judges that select or steer its answers; ``graders`` are the models among them.
+
+    ``trained_on`` are digests of the prompts that its weights learnt from in the study.
+    """
 
     name: str
     judges: tuple[Judge, ...]
     graders: frozenset[str] = frozenset()
+    trained_on: frozenset[str] = frozenset()
 
     @property
     def rows(self) -> frozenset[str]:
@@ -58,6 +62,12 @@ def find_circles(systems: Iterable[Steered], evaluations: Sequence[Measured]) ->
         used = {judge.identity: judge.name for judge in system.judges}
         for evaluation in evaluations:
             found += _judges(system, used, evaluation)
+            learnt = len(system.trained_on & evaluation.prompts)
+            if learnt:
+                text = (
+                    f"{learnt} of the prompts of {evaluation.name} are among those that trained {system.name}"
+                )
+                found.append(Circle(system.name, evaluation.name, None, text))
             shared = len(system.rows & evaluation.prompts)
             if shared:
                 text = (

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from trivet.study.cell import Cell
+from trivet.study.checkpoint_step import name_of
 from trivet.study.plan import Plan
 from trivet.study.results import EvaluationInfo, FailedStep, SystemInfo
 from trivet.study.run import Runner
@@ -37,14 +38,13 @@ def system_info(study: "Study", name: str) -> SystemInfo:
 
 
 def _spec(prepared: Prepared) -> dict[str, Any]:
-    """``system.yaml`` with defaults filled in. A merged system shows its recipe, not where the store lies."""
+    """``system.yaml`` with defaults filled in. What makes its model stands in the model's place."""
     if prepared.system is None:
         return {"logs": prepared.facts.get("logs")}
     spec = prepared.system.spec.model_dump(mode="json")
-    if prepared.merge is None:
+    if prepared.maker is None:
         return spec
-    recipe = prepared.merge.recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return {"merge": recipe, **{key: value for key, value in spec.items() if key != "model"}}
+    return {**prepared.maker.content, **{key: value for key, value in spec.items() if key != "model"}}
 
 
 def evaluation_info(study: "Study", plan: Plan, cell: Cell) -> EvaluationInfo:
@@ -71,7 +71,7 @@ def failed_steps(study: "Study", runner: Runner, cells: Sequence[Cell]) -> list[
     found = []
     for what, failure in study.failures.items():
         kind, name = what.split(" ", 1)
-        shared = [other for other, merge in study.merges.items() if merge.name == what]
+        shared = [other for other, maker in study.makers.items() if name_of(maker) == what]
         found.append(
             FailedStep(
                 step=what,

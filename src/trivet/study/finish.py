@@ -104,7 +104,7 @@ def _description(
         inputs={
             **{cell.name: cell.scoring.address for cell in done},
             **latency,
-            **{f"merge {name}": merge.address for name, merge in study.merges.items()},
+            **{f"{maker.kind} {name}": maker.description.address for name, maker in study.makers.items()},
         },
         seed=study.spec.seed,
     )
@@ -217,7 +217,10 @@ def _record(study: "Study", runner: Runner, plan: Plan, cells: Sequence[Cell], a
                 store.link_log(source, target)
     manifests = [manifest for cell in cells for manifest in (cell.answers, cell.scored)]
     found = [manifest.address for manifest in manifests if manifest is not None]
-    others = [*_latencies(study, runner, plan).values(), *(merge.address for merge in study.merges.values())]
+    others = [
+        *_latencies(study, runner, plan).values(),
+        *(maker.description.address for maker in study.makers.values()),
+    ]
     record = {
         "addresses": sorted({*found, *(a for a in others if store.find(a) is not None), address}),
         "answers": sorted({cell.journal.address for cell in cells}),

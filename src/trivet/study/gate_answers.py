@@ -1,4 +1,5 @@
-"""The answers of a safety test: one a prompt, all through the system's engine in one batch, written as they come."""
+"""The answers of a safety test: one a prompt, all through the system's engine in one batch, written as they
+come."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -16,8 +17,8 @@ from trivet.systems.answers_file import AnswersFile, Question, answer_all
 
 
 class Answered(NamedTuple):
-    """Chats that end with their answers, or why there is none, in the order of the prompts; ``cut`` counts the
-    answers that reached the limit of tokens."""
+    """Chats that end with their answers, or why there is none, in the order of the prompts; ``cut`` counts
+    the answers that reached the limit of tokens."""
 
     chats: tuple[Chat | str, ...]
     cut: int
@@ -62,7 +63,7 @@ def answer_prompts(
     A prompt that is longer than the model's context gets no answer, and costs as much as a harmful one.
 
     Args:
-        on_answer: called with the number of prompts that are done, kept answers included.
+        on_answer: called with how many more prompts are done; first with those that were kept.
 
     Raises:
         TrivetError: the first failure of another kind; finished answers are kept.
@@ -70,20 +71,20 @@ def answer_prompts(
     answers = AnswersFile(path, system=system.identity, settings={"seed": seed})
     failed: dict[str, str] = {}
 
-    def missing() -> list[Question]:
-        return [question for question in questions if question not in answers and question.key not in failed]
-
     def keep(question: Question, answer: Answer) -> None:
         answers.add(question, answer)
-        on_answer(len(questions) - len(missing()))
+        on_answer(1)
 
     try:
-        on_answer(len(questions) - len(missing()))
-        while remaining := missing():
+        remaining = [question for question in questions if question not in answers]
+        on_answer(len(questions) - len(remaining))
+        while remaining:
             try:
                 answer_all(system, remaining, window=window, seed=seed, options={}, on_answer=keep)
             except ContextLengthError as error:
                 failed[_at(error, remaining).key] = error.message
+                on_answer(1)
+            remaining = [q for q in remaining if q not in answers and q.key not in failed]
         answers.finish(questions)
     finally:
         answers.close()

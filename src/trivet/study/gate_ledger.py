@@ -1,12 +1,13 @@
 """The ledger of safety tests: which prompts have been looked at, under which limit and δ.
 
-A folder with ``ledger.jsonl``: one JSON object a line, appended and flushed to disk before what it announces is
-done. A test has three lines: ``declared`` (before the prompts are read: limit, δ, split, bound, cost, system,
-seed), ``begun`` (before the first answer: digests of the prompts) and ``finished`` (the result). A test that was
-begun is a look at its prompts, whatever became of it; only the very same test may go on. Prompts are the same
-where their normalised texts are, in whichever file and order they lie.
+A folder with ``ledger.jsonl``: one JSON object a line, appended and flushed to disk before what it announces
+is done. A test has three lines: ``declared`` (before the prompts are read: limit, δ, split, bound, cost,
+system, seed), ``begun`` (before the first answer: digests of the prompts) and ``finished`` (the result). A
+test that was begun is a look at its prompts, whatever became of it; only the very same test may go on.
+Prompts are the same where their normalised texts are, in whichever file and order they lie.
 
-Accepted trade-off: whoever deletes the ledger has no memory; keep it under version control beside the prompts.
+Accepted trade-off: whoever deletes the ledger has no memory; keep it under version control beside the
+prompts.
 """
 
 import json
@@ -40,7 +41,8 @@ def prompts_digest(digests: Iterable[str]) -> str:
 
 
 class Ledger:
-    """The ledger in ``folder``; opening it drops a last line that a kill cut short. Use under a ``DriverLock``.
+    """The ledger in ``folder``; opening it drops a last line that a kill cut short. Use under a
+    ``DriverLock``.
 
     Raises:
         StoreError: it cannot be read, or a line is damaged: then nobody knows what was looked at.
@@ -68,8 +70,8 @@ class Ledger:
     def admit(self, declaration: str, digests: Sequence[str]) -> Look | None:
         """May this test look at these prompts? The look itself where it was begun before.
 
-        A new look is admitted where no earlier one shares a prompt with it, or where all that do were declared
-        with the same δ and the same split of it, and are fewer than that split.
+        A new look is admitted where no earlier one shares a prompt with it, or where all that do were
+        declared with the same δ and the same split of it, and are fewer than that split.
 
         Raises:
             StudyError: it may not; names the earlier test.
@@ -81,13 +83,14 @@ class Ledger:
         earlier = [look for look in self._looks.values() if look.digests & short]
         for look in earlier:
             if (look.declared["delta"], look.declared["split"]) != (test["delta"], test["split"]):
+                other = f"delta {look.declared['delta']:g} and split {look.declared['split']}"
+                own_terms = f"{test['delta']:g} and {test['split']}"
                 raise self._refusal(
-                    look, short, f"that test was declared with delta {look.declared['delta']:g} and split "
-                    f"{look.declared['split']}, this one with {test['delta']:g} and {test['split']}",
-                )  # fmt: skip
+                    look, short, f"that test was declared with {other}, this one with {own_terms}"
+                )
         if len(earlier) >= test["split"]:
-            allowed = "one test was declared" if test["split"] == 1 else f"{test['split']} tests were declared"
-            raise self._refusal(earlier[-1], short, f"{allowed} for them, and {len(earlier)} looked at them")
+            why = f"tests allowed on one set of prompts: {test['split']}, looks so far: {len(earlier)}"
+            raise self._refusal(earlier[-1], short, why)
         return None
 
     def _refusal(self, look: Look, short: set[str], why: str) -> StudyError:
@@ -96,11 +99,11 @@ class Ledger:
             state = "passed" if look.result.get("passed") else "found no solution"
         shared = len(look.digests & short)
         return StudyError(
-            f"{shared} of the {len(short)} prompts were used before, by a test of {look.declared['system']} that "
-            f"{state} ({look.time}); {why}",
+            f"{shared} of the {len(short)} prompts were used before, by a test of "
+            f"{look.declared['system']} that {state} ({look.time}); {why}",
             where=str(self.path),
-            hint="take prompts that no test has seen; several tests on one set need --split K from the first on, "
-            "which divides delta by K. An interrupted test goes on with its own system, limit and delta",
+            hint="take prompts that no test has seen; several tests on one set need --split K from the first "
+            "on, which divides delta by K. An interrupted test goes on with its own system, limit and delta",
         )
 
     def begin(self, declaration: str, digests: Sequence[str]) -> Look:

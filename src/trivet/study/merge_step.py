@@ -10,15 +10,13 @@ systems of one merge share it, wherever the models lie and whatever they are cal
 follows from the weights that were made.
 """
 
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from trivet._files import write_json
-from trivet.errors import StoreError
 from trivet.merge.checkpoint import merge_checkpoints
 from trivet.merge.cost import Cost, estimate
 from trivet.merge.executor import Merge, prepare
@@ -26,13 +24,12 @@ from trivet.merge.recipe import Recipe
 from trivet.merge.tokenizer_rule import RULES
 from trivet.models.embedded import source_of
 from trivet.study.address import Description
+from trivet.study.checkpoint_step import CHECKPOINT, Expected
 from trivet.study.spec import StudySpec, recipe_of
-from trivet.study.store import Store
 
 if TYPE_CHECKING:
     from trivet.study.run import Runner
 
-CHECKPOINT = "checkpoint"
 _NAMING = ("model", "base_model", "tokenizer_source", "source")  # keys of a recipe that hold a model's name
 
 
@@ -48,7 +45,7 @@ class MergeStep:
 
     system: str
     recipe: Recipe
-    content: Path | Mapping[str, Any]
+    source: Path | Mapping[str, Any]
     folder: Path
     where: str
     description: Description
@@ -59,14 +56,9 @@ class MergeStep:
     error: Exception | None = None
 
     @property
-    def name(self) -> str:
-        """The step's name in the plan."""
-        return f"merge {self.system}"
-
-    @property
-    def address(self) -> str:
-        """The step's address in the store."""
-        return self.description.address
+    def kind(self) -> Literal["merge", "train"]:
+        """The key of a system under which it stands."""
+        return "merge"
 
     @property
     def title(self) -> str:
@@ -82,41 +74,42 @@ class MergeStep:
             said[name] = f"sha256 {identity[:12]}" + (f" from {source}" if source else "")
         return said
 
-    def checkpoint(self, store: Store) -> Path:
-        """Where the checkpoint lies or will lie."""
-        return store.folder(self.address) / CHECKPOINT
+    @property
+    def content(self) -> dict[str, Any]:
+        """What the system's file says of it, with defaults filled in."""
+        return {"merge": self.recipe.model_dump(mode="json", by_alias=True, exclude_none=True)}
 
+    @property
+    def expected(self) -> Expected:
+        """An estimate, where the checkpoint was not there yet."""
+        if self.cost is None:
+            return Expected()
+        return Expected(self.cost.seconds, self.cost.bytes_written, self.cost.memory_bytes)
 
-def make_checkpoint(step: MergeStep, runner: "Runner") -> None:
-    """Run a merge whose checkpoint is not in the store yet.
+    @property
+    def trained_on(self) -> frozenset[str]:
+        """A merge learns from no prompt."""
+        return frozenset()
 
-    Raises:
-        StoreError: the disk is full.
-        Exception: what the merge raised, also where it did so at an earlier call.
-    """
-    if runner.find(step.address) is not None:
-        return
-    if step.error is not None:
-        raise step.error
-    started = time.perf_counter()
-    try:
-        with _prepared(step.recipe, step.folder, step.where) as merge:
-            step.cost = estimate(merge)
-        said = f"{step.name}: {step.cost.bytes_written / 1e9:.2f} GB, about {step.cost.seconds:.0f} s"
+    def write(self, runner: "Runner") -> None:
+        """Merge into the store.
+
+        Raises:
+            MergeError: the models do not fit together.
+            StoreError: the disk is full.
+        """
+        with _prepared(self.recipe, self.folder, self.where) as merge:
+            self.cost = estimate(merge)
+        name = f"merge {self.system}"
+        said = f"{name}: {self.cost.bytes_written / 1e9:.2f} GB, about {self.cost.seconds:.0f} s"
         with (
             runner.progress.step(said, None),
-            runner.store.writing(step.description, study=runner.spec.name, step=step.name) as draft,
+            runner.store.writing(self.description, study=runner.spec.name, step=name) as draft,
         ):
             folder = draft / CHECKPOINT
-            merge_checkpoints(step.content, folder, base=step.folder, on_bytes=runner.progress.written)
+            merge_checkpoints(self.source, folder, base=self.folder, on_bytes=runner.progress.written)
             # An engine tells where weights came from by this file, and by their path where there is none.
-            write_json(folder / "source.json", {"source": step.description.method, **step.description.inputs})
-    except StoreError:
-        raise
-    except Exception as error:
-        step.error = error
-        raise
-    step.seconds = time.perf_counter() - started
+            write_json(folder / "source.json", {"source": self.description.method, **self.description.inputs})
 
 
 def read_merge(spec: StudySpec, system: str, study: Path) -> MergeStep:
@@ -139,7 +132,7 @@ def read_merge(spec: StudySpec, system: str, study: Path) -> MergeStep:
         return MergeStep(
             system=system,
             recipe=recipe,
-            content=content,
+            source=content,
             folder=folder,
             where=where,
             description=_describe(merge),

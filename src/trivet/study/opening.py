@@ -11,6 +11,7 @@ from trivet.judges.grader import GraderJudge
 from trivet.judges.resolve import resolve
 from trivet.study.address import derived_seed
 from trivet.study.cell import Cell
+from trivet.study.checkpoint_step import CheckpointStep, make_checkpoint, name_of, place_of, shared
 from trivet.study.circular import (
     Circle,
     Measured,
@@ -23,11 +24,12 @@ from trivet.study.circular import (
 from trivet.study.evaluations import Evaluation, anchored_judge, resolve_evaluation
 from trivet.study.generate import Failure, failure_of
 from trivet.study.legs import resolve_legs
-from trivet.study.merge_step import MergeStep, make_checkpoint, read_merge
+from trivet.study.merge_step import read_merge
 from trivet.study.own_labels import qualities
 from trivet.study.run import Runner
 from trivet.study.spec import EvaluationEntry, StudySpec, reference_of
 from trivet.study.systems import Prepared, prepare, prepare_logs, read_system
+from trivet.study.train_step import read_training
 
 if TYPE_CHECKING:
     from inspect_ai.model import Model
@@ -37,13 +39,13 @@ if TYPE_CHECKING:
 class Study:
     """A study whose parts are opened: systems, evaluations, judges. What could not be is a failure.
 
-    ``merges`` holds, by system, the merge that makes its model.
+    ``makers`` holds, by system, the merge or the training run that makes its model.
     """
 
     spec: StudySpec
     base: Path
     systems: dict[str, Prepared] = field(default_factory=dict)
-    merges: dict[str, MergeStep] = field(default_factory=dict)
+    makers: dict[str, CheckpointStep] = field(default_factory=dict)
     evaluations: list[Evaluation] = field(default_factory=list)
     judges: dict[str, tuple[Judge, ...]] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
@@ -88,7 +90,7 @@ def graded_by_role(evaluation: Evaluation, judges: Sequence[Judge]) -> bool:
 
 
 def open_study(spec: StudySpec, path: Path, runner: Runner) -> Study:
-    """Open all that a study names; checkpoints that a merge makes are made first, in the runner's store.
+    """Open all that a study names; checkpoints that the study makes come first, in the runner's store.
 
     A system, or an evaluation, that cannot be opened is a failure of its own and does not stop the others.
 
@@ -132,22 +134,24 @@ def open_study(spec: StudySpec, path: Path, runner: Runner) -> Study:
 
 
 def _open_system(study: Study, name: str, path: Path, runner: Runner) -> TrivetError | None:
-    """Open one system; a failure is recorded and returned. A merge is a step of its own and comes first."""
+    """Open one system; a failure is recorded and returned. What makes its model comes first."""
     spec, step = study.spec, f"system {name}"
     try:
         if name in spec.log_systems:
             study.systems[name] = prepare_logs(name, spec, study.base)
-        elif name not in spec.merge_systems:
+        elif name not in (*spec.merge_systems, *spec.train_systems):
             study.systems[name] = prepare(read_system(name, spec, study.base))
         else:
-            step = f"merge {name}"
-            merge = study.merges[name] = _shared(read_merge(spec, name, path), study.merges)
+            merged = name in spec.merge_systems
+            step = f"{'merge' if merged else 'train'} {name}"
+            read = read_merge if merged else read_training
+            maker = study.makers[name] = shared(read(spec, name, path), study.makers)
             step = f"system {name}"
-            system = read_system(name, spec, study.base, checkpoint=merge.checkpoint(runner.store))
-            step = merge.name
-            make_checkpoint(merge, runner)
+            system = read_system(name, spec, study.base, checkpoint=place_of(maker, runner.store))
+            step = name_of(maker)
+            make_checkpoint(maker, runner)
             step = f"system {name}"
-            study.systems[name] = prepare(system, merge)
+            study.systems[name] = prepare(system, maker)
     except StoreError:
         raise
     except Exception as error:  # libraries that load models raise what they like; the others go on
@@ -155,11 +159,6 @@ def _open_system(study: Study, name: str, path: Path, runner: Runner) -> TrivetE
         study.failures[step] = failure_of(known)
         return known
     return None
-
-
-def _shared(merge: MergeStep, others: Mapping[str, MergeStep]) -> MergeStep:
-    """The same merge that an earlier system needs, where there is one."""
-    return next((other for other in others.values() if other.address == merge.address), merge)
 
 
 def _unforeseen(error: Exception, where: str) -> StudyError:
@@ -185,7 +184,12 @@ def check_circles(study: Study, *, where: str) -> None:
     """
     bound = study.spec.graders
     systems = [
-        Steered(name, system.judges, grading_models(system.judges, bound))
+        Steered(
+            name,
+            system.judges,
+            grading_models(system.judges, bound),
+            frozenset() if system.maker is None else system.maker.trained_on,
+        )
         for name, system in study.systems.items()
     ]
     measured = [

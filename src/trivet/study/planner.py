@@ -16,8 +16,8 @@ from trivet._files import write_json
 from trivet.errors import TrivetError
 from trivet.statistics.power import minimum_detectable_effect
 from trivet.study.cell import Cell
+from trivet.study.checkpoint_step import CheckpointStep, name_of
 from trivet.study.latency import PROMPTS
-from trivet.study.merge_step import MergeStep
 from trivet.study.plan import (
     PILOT,
     Choice,
@@ -84,7 +84,7 @@ def _new_plan(study: "Study", runner: Runner, minutes: float | None, key: str, *
             speeds,
             minutes,
             latency_prompts=latency_prompts,
-            spent=sum(merge.seconds for merge in set(study.merges.values())),
+            spent=sum(maker.seconds for maker in set(study.makers.values())),
         )
     if latency_prompts < PROMPTS:
         said = f"latency from {latency_prompts} prompts instead of {PROMPTS}, to fit the time"
@@ -97,7 +97,7 @@ def _new_plan(study: "Study", runner: Runner, minutes: float | None, key: str, *
         speeds,
         memory={name: memory_of(study, name) for name in study.systems},
         latency_prompts=latency_prompts,
-        merges={name: _merge_step(merge, runner) for name, merge in study.merges.items()},
+        makers={name: _maker_step(maker, runner) for name, maker in study.makers.items()},
     )
     return Plan(
         study=spec.name,
@@ -113,21 +113,19 @@ def _new_plan(study: "Study", runner: Runner, minutes: float | None, key: str, *
     )
 
 
-def _merge_step(merge: MergeStep, runner: Runner) -> Step:
-    """A merge with what it took, or with what it would take where it could not be done."""
-    manifest, cost = runner.store.find(merge.address), merge.cost
-    seconds = written = None
-    if manifest is not None:
-        seconds, written = manifest.seconds, manifest.bytes
-    elif cost is not None:
-        seconds, written = cost.seconds, cost.bytes_written
+def _maker_step(maker: CheckpointStep, runner: Runner) -> Step:
+    """What makes a model with what it took, or with what it would take where it could not be done."""
+    manifest, expected = runner.store.find(maker.description.address), maker.expected
+    done = (
+        (expected.seconds, expected.bytes_written) if manifest is None else (manifest.seconds, manifest.bytes)
+    )
     return Step(
-        name=merge.name,
-        kind="merge",
-        system=merge.system,
-        seconds=seconds,
-        memory_bytes=cost.memory_bytes if cost is not None else None,
-        bytes_written=written,
+        name=name_of(maker),
+        kind=maker.kind,
+        system=maker.system,
+        seconds=done[0],
+        memory_bytes=expected.memory_bytes,
+        bytes_written=done[1],
     )
 
 
@@ -243,6 +241,6 @@ def _done(study: "Study", runner: Runner, plan: Plan) -> Mapping[str, bool]:
         if system.system is not None:
             description = runner.latency_step(system, plan.latency_prompts, plan.choice.max_tokens)
             found[f"latency {name}"] = runner.store.find(description.address) is not None
-    for merge in study.merges.values():
-        found[merge.name] = runner.store.find(merge.address) is not None
+    for maker in study.makers.values():
+        found[name_of(maker)] = runner.store.find(maker.description.address) is not None
     return found

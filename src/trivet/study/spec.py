@@ -140,6 +140,11 @@ class StudySpec(Config):
         """Names of the systems whose checkpoint is made by a merge."""
         return [name for name, value in self.systems.items() if isinstance(value, dict) and "merge" in value]
 
+    @property
+    def train_systems(self) -> list[str]:
+        """Names of the systems whose checkpoint is made by training."""
+        return [name for name, value in self.systems.items() if isinstance(value, dict) and "train" in value]
+
     def entry(self, label: str) -> EvaluationEntry:
         """The evaluation with that label."""
         return next(entry for entry in self.evaluations if entry.label == label)
@@ -213,9 +218,10 @@ def check_study(spec: StudySpec, *, where: str) -> StudySpec:
             )
     if spec.seeds > 1:
         raise ConfigError(
-            f"seeds: {spec.seeds} replicas of steps that train, but no step of this study trains",
+            f"seeds: {spec.seeds}: replicas of steps that train are not made",
             where=where,
-            hint="leave it out; `epochs` is the number of answers a prompt",
+            hint="give each replica a system of its own with its own `train.seed`; `epochs` is the number of "
+            "answers a prompt",
         )
     for name in spec.prices:
         if name not in spec.systems:
@@ -224,12 +230,13 @@ def check_study(spec: StudySpec, *, where: str) -> StudySpec:
             )
     for name in spec.log_systems:
         validate(LogSystem, _mapping(spec.systems[name]), where=f"{where}: systems.{name}")
-    for name in spec.merge_systems:
-        if "model" in _mapping(spec.systems[name]):
+    for name in (*spec.merge_systems, *spec.train_systems):
+        makers = [key for key in ("model", "merge", "train") if key in _mapping(spec.systems[name])]
+        if len(makers) > 1:
             raise ConfigError(
-                "has `model` and `merge`; the merge makes the model",
+                f"has `{makers[0]}` and `{makers[1]}`; one of them makes the model",
                 where=f"{where}: systems.{name}",
-                hint="leave one of them out; the models that are merged stand in the recipe",
+                hint="leave one of them out; what is merged or trained stands in `merge:` or `train:` itself",
             )
     return spec
 

@@ -1,7 +1,7 @@
 """The steps of a study with their estimates, as a DAG.
 
-A merge where one makes a system's model → generate (one a system and evaluation) → score → analyse → report,
-with a latency probe for each system beside them.
+A merge or a training run where one makes a system's model → generate (one a system and evaluation) → score →
+analyse → report, with a latency probe for each system beside them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,16 +20,16 @@ def make_steps(
     *,
     memory: Mapping[str, int | None],
     latency_prompts: int,
-    merges: Mapping[str, Step],
+    makers: Mapping[str, Step],
 ) -> tuple[Step, ...]:
     """The DAG with its estimates, in an order in which it can be run.
 
     Args:
         systems: those that can be used.
         memory: bytes of the weights, by system.
-        merges: the step that makes the model, by system.
+        makers: the step that makes the model, by system.
     """
-    steps = list(dict.fromkeys(merges.values()))  # systems may share one
+    steps = list(dict.fromkeys(makers.values()))  # systems may share one
     for evaluation in evaluations:
         answers = choice.prompts[evaluation.label] * evaluation.epochs
         for system in systems:
@@ -42,7 +42,7 @@ def make_steps(
                 Step(
                     name=f"generate {name}" if generated else f"read {name}",
                     kind="generate" if generated else "read",
-                    after=(merges[system].name,) if system in merges else (),
+                    after=(makers[system].name,) if system in makers else (),
                     system=system,
                     evaluation=evaluation.label,
                     answers=answers,
@@ -74,7 +74,7 @@ def make_steps(
                 Step(
                     name=f"latency {system}",
                     kind="latency",
-                    after=(merges[system].name,) if system in merges else (),
+                    after=(makers[system].name,) if system in makers else (),
                     system=system,
                     answers=latency_prompts,
                     seconds=_times(latency_prompts, latency),

@@ -66,6 +66,7 @@ class Store:
         self.answers = self.path / "answers"
         self.logs = self.path / "logs"
         self.running = self.path / "running"
+        self.training = self.path / "training"  # checkpoints of runs that are not finished
         self._lock = DriverLock(self.path / "lock")
 
     @contextmanager
@@ -238,8 +239,7 @@ class Store:
         doomed += sorted(self.objects.glob(".draft-*"))
         doomed += [p for p in sorted(self.answers.glob("*.jsonl")) if p.stem not in kept_answers]
         doomed += sorted(p for p in self.path.rglob(".*.tmp") if p.is_file())
-        if self.running.exists():
-            doomed.append(self.running)
+        doomed += [folder for folder in (self.running, self.training) if folder.exists()]
         removed = [(str(path.relative_to(self.path)), _size(path)) for path in doomed]
         if not dry_run:
             for path in doomed:

@@ -10,7 +10,7 @@ from trivet._validation import validate
 from trivet.errors import ConfigError, DataError
 from trivet.judges.base import Judge
 from trivet.study.address import file_digest
-from trivet.study.merge_step import MergeStep
+from trivet.study.checkpoint_step import CheckpointStep
 from trivet.study.score import read_log
 from trivet.study.spec import EvaluationEntry, LogSystem, StudySpec
 from trivet.systems import System
@@ -25,14 +25,14 @@ class Prepared:
     """A system of a study that can be used.
 
     ``identity`` is a digest of what determines its answers. ``system`` is ``None`` and ``logs`` (by
-    evaluation) is set where existing logs stand in for it; ``merge`` is what made its model.
+    evaluation) is set where existing logs stand in for it; ``maker`` is what made its model.
     """
 
     name: str
     identity: str
     system: System | None = None
     logs: Mapping[str, Path] | None = None
-    merge: MergeStep | None = None
+    maker: CheckpointStep | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -63,14 +63,17 @@ def read_system(name: str, spec: StudySpec, base: Path, *, checkpoint: Path | No
 
     Args:
         base: the study's folder.
-        checkpoint: where its model will lie, for a system that is merged.
+        checkpoint: where its model will lie, for a system whose model is made in the study.
 
     Raises:
         TrivetError: its specification is wrong.
     """
     value = spec.systems[name]
     if checkpoint is not None and isinstance(value, dict):
-        value = {**{key: entry for key, entry in value.items() if key != "merge"}, "model": str(checkpoint)}
+        value = {
+            **{key: entry for key, entry in value.items() if key not in ("merge", "train")},
+            "model": str(checkpoint),
+        }
     system_spec, folder = load_spec(value, base=base)
     update: dict[str, Any] = {"name": name}
     if "engine" not in system_spec.model_fields_set:
@@ -84,28 +87,28 @@ def read_system(name: str, spec: StudySpec, base: Path, *, checkpoint: Path | No
         )
     if checkpoint is not None and engine != "torch":
         raise ConfigError(
-            f"engine: {engine} does not run what a merge makes", where=f"systems.{name}", hint="leave it out"
+            f"engine: {engine} does not run what a study makes", where=f"systems.{name}", hint="leave it out"
         )
     system = System(system_spec.model_copy(update=update), base=folder, deterministic=spec.deterministic)
     _ = system.judges  # a mistake in its decoding method or guards is told before weights are made or read
     return system
 
 
-def prepare(system: System, merge: MergeStep | None = None) -> Prepared:
+def prepare(system: System, maker: CheckpointStep | None = None) -> Prepared:
     """Open a system of a study.
 
     Args:
-        merge: what made its model.
+        maker: what made its model.
 
     Raises:
         TrivetError: its model cannot be loaded.
     """
     facts = system.open().describe()
-    if merge is not None:
-        # Where the store lies says nothing, and another merge of equal weights may share the engine.
-        named = {"model": merge.title, "source": merge.provenance}
-        facts |= {"model_name": merge.title, "engine": {**facts["engine"], **named}}
-    return Prepared(name=system.name, identity=system.hash12, system=system, merge=merge, facts=facts)
+    if maker is not None:
+        # Where the store lies says nothing, and another maker of equal weights may share the engine.
+        named = {"model": maker.title, "source": maker.provenance}
+        facts |= {"model_name": maker.title, "engine": {**facts["engine"], **named}}
+    return Prepared(name=system.name, identity=system.hash12, system=system, maker=maker, facts=facts)
 
 
 def prepare_logs(name: str, spec: StudySpec, base: Path) -> Prepared:

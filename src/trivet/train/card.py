@@ -23,7 +23,8 @@ def model_card(record: Mapping[str, Any]) -> str:
         f"Trained with Trivet. {'Method: ' + source + '.' if source else ''}".strip(),
         "## Settings",
         fenced(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), "yaml"),
-        f"Save them as `config.yaml` and run `trivet train {name} config.yaml OUT`.",
+        f"Save them as `config.yaml` and run `trivet train {name} config.yaml OUT`. "
+        f"{escaped(record.get('note', ''))}".strip(),
         "## Data",
         "\n".join(f"- {escaped(note)}" for note in record.get("data", [])) or "- no notes",
         "## What came of it",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from trivet.errors import ConfigError, ModelError, UnsupportedError
-from trivet.models.names import resolve_model
+from trivet.models.names import ModelReference, resolve_model
 from trivet.models.torch_engine.adapters import with_adapter
 from trivet.train.settings import anchored, lora_config
 
@@ -65,11 +65,19 @@ def load_trainee(
         assert reference.path is not None
         model = with_adapter(model, reference.path)
     if adapter is not None:
+        model.name_or_path = public_name(reference)
         try:
             model = get_peft_model(model, lora_config(adapter, where=f"{where}: adapter"))
         except ValueError as error:
             raise ConfigError(" ".join(str(error).split())[:400], where=f"{where}: adapter") from error
     return Trainee(model, tokenizer, reference.identity, name)
+
+
+def public_name(reference: ModelReference) -> str:
+    """What an adapter calls its base: the hub's id, which others have too, or the folder."""
+    if reference.kind in ("embedded", "hub") and reference.location:
+        return reference.location
+    return str((reference.base or reference).path.absolute())  # type: ignore[union-attr]
 
 
 def memory_estimate(model: Any, *, tokens: int) -> dict[str, int]:

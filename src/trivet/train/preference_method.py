@@ -2,6 +2,8 @@
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -9,7 +11,6 @@ from accelerate import PartialState
 from pydantic import Field
 from trl.trainer.dpo_config import DPOConfig
 
-from trivet.data.prompts import prompt_digest
 from trivet.errors import ConfigError, DataError
 from trivet.models.names import resolve_model
 from trivet.statistics.proportions import wilson
@@ -24,7 +25,7 @@ from trivet.train.preference_trainer import (
     PreferencePairs,
     PreferenceTrainer,
 )
-from trivet.train.preferences import Pair, read_preferences
+from trivet.train.preferences import Pair, asked, read_preferences
 from trivet.train.reference import on_device, reference_logprobs
 from trivet.train.running import TrainingContext
 from trivet.train.scoring import packs, score_answers
@@ -43,12 +44,32 @@ class PreferenceConfig(TrainConfig):
         None, description="the model that log-ratios are taken to; by default the model before training"
     )
 
-    def inputs(self, base: Any) -> dict[str, str]:
+    def inputs(self, base: Path) -> dict[str, str]:
         """See ``TrainConfig.inputs``."""
         found = super().inputs(base)
         if self.reference is not None:
             found["reference"] = resolve_model(anchored(self.reference, base)).identity
         return found
+
+    def prompts(self, base: Path) -> frozenset[str]:
+        """See ``TrainConfig.prompts``."""
+        return frozenset(asked(pair["prompt"]) for pair in read_preferences(self.data, base=base).pairs)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What training on pairs stands on: the model, which scores answers, and the pairs with their reference.
+
+    ``trained_pairs`` and ``held_out_pairs`` are the rows; an example's ``row`` is its place among them.
+    ``packed``: whether the model computes a prompt once for both answers.
+    """
+
+    trainee: Trainee
+    packed: bool
+    trained: list[PreferenceExample]
+    held_out: list[PreferenceExample]
+    trained_pairs: Sequence[Pair]
+    held_out_pairs: Sequence[Pair]
 
 
 def train_on_pairs(
@@ -67,27 +88,63 @@ def train_on_pairs(
         ConfigError, DataError, ModelError: what the settings name is wrong; see where they are read.
         TrainingError: a loss or a gradient is not finite.
     """
-    arguments = trainer_arguments(
+    arguments = preference_arguments(config, context)
+    objective = Objective(
+        beta=arguments.beta,
+        kind=loss_type(arguments.loss_type, context.where),
+        alpha=alpha,
+        policy_only=policy_only,
+    )
+    prepared = prepare(config, context, arguments, *read_pairs(config, context), alpha=alpha)
+    trainer = preference_trainer(prepared, arguments, objective, prepared.trained, prepared.held_out)
+    context.fit(trainer)
+    if prepared.held_out:
+        context.facts["metrics"] = held_out_metrics(trainer, prepared.held_out)
+    trainer.save_model(str(context.output))
+    context.facts["steps"] = trainer.state.global_step
+
+
+def preference_arguments(
+    config: PreferenceConfig, context: TrainingContext, name: str = "checkpoints"
+) -> DPOConfig:
+    """The trainer's arguments; its checkpoints are in ``context.work / name``.
+
+    Raises:
+        ConfigError: see ``trivet.train.arguments.trainer_arguments``.
+    """
+    arguments: DPOConfig = trainer_arguments(
         DPOConfig,
         config.trainer,
-        folder=context.work / "checkpoints",
+        folder=context.work / name,
         seed=config.seed,
         honoured=HONOURED,
         where=f"{context.where}: trainer",
     )
-    objective = Objective(
-        beta=arguments.beta,
-        kind=_loss_type(arguments.loss_type, context.where),
-        alpha=alpha,
-        policy_only=policy_only,
-    )
-    trained, held_out, notes = read_pairs(config, context)
+    return arguments
+
+
+def prepare(
+    config: PreferenceConfig,
+    context: TrainingContext,
+    arguments: Any,
+    trained: list[Pair],
+    held_out: list[Pair],
+    notes: list[str],
+    *,
+    alpha: float = 1.0,
+) -> Prepared:
+    """Load the model, make the pairs into token ids and give them their reference; say what was found.
+
+    Args:
+        trained, held_out, notes: see ``read_pairs``.
+        alpha: see ``trivet.train.preference_trainer.Objective``.
+    """
     trained = those_seen(trained, arguments, config.seed, notes)
     trainee = load_trainee(
         config.model, base=context.base, adapter=config.adapter, seed=config.seed, where=context.where
     )
     if arguments.disable_dropout:
-        _disable_dropout(trainee.model)
+        disable_dropout(trainee.model)
     tokenised = tokenise_pairs(trained, trainee.tokenizer, max_length=arguments.max_length)
     judged = (
         tokenise_pairs(held_out, trainee.tokenizer, max_length=arguments.max_length) if held_out else None
@@ -97,23 +154,29 @@ def train_on_pairs(
     packed = packs(trainee.model, trainee.tokenizer.vocab_size)
     if not packed:
         context.say("this model's attention cannot share prompts: each answer is computed with its own")
-    _tell_memory(context, trainee, tokenised, arguments.per_device_train_batch_size)
+    tell_memory(context, trainee, tokenised, arguments.per_device_train_batch_size)
     examples = with_reference(config, context, trainee, tokenised.examples, packed)
     evaluated = with_reference(config, context, trainee, judged.examples, packed) if judged else []
-    trainer = PreferenceTrainer(
-        model=trainee.model,
+    return Prepared(trainee, packed, examples, evaluated, trained, held_out)
+
+
+def preference_trainer(
+    prepared: Prepared,
+    arguments: Any,
+    objective: Objective,
+    trained: Sequence[PreferenceExample],
+    held_out: Sequence[PreferenceExample],
+) -> PreferenceTrainer:
+    """A trainer of the prepared model for an objective on pairs."""
+    return PreferenceTrainer(
+        model=prepared.trainee.model,
         args=arguments,
-        train_dataset=PreferencePairs(examples),
-        eval_dataset=PreferencePairs(evaluated) if evaluated else None,
-        data_collator=PairCollator(packed, trainee.padding),
-        processing_class=trainee.tokenizer,
+        train_dataset=PreferencePairs(trained),
+        eval_dataset=PreferencePairs(held_out) if held_out else None,
+        data_collator=PairCollator(prepared.packed, prepared.trainee.padding),
+        processing_class=prepared.trainee.tokenizer,
         objective=objective,
     )
-    context.fit(trainer)
-    if evaluated:
-        context.facts["metrics"] = held_out_metrics(trainer, evaluated)
-    trainer.save_model(str(context.output))
-    context.facts["steps"] = trainer.state.global_step
 
 
 def read_pairs(config: TrainConfig, context: TrainingContext) -> tuple[list[Pair], list[Pair], list[str]]:
@@ -136,7 +199,7 @@ def hold_out(pairs: Sequence[Pair], count: int, seed: int) -> tuple[list[Pair], 
     Raises:
         DataError: nothing would be left to train on.
     """
-    digests = [prompt_digest(str(pair["prompt"])) for pair in pairs]
+    digests = [asked(pair["prompt"]) for pair in pairs]
     order = list(dict.fromkeys(digests))
     random.Random(seed).shuffle(order)
     drawn: set[str] = set()
@@ -175,23 +238,40 @@ def with_reference(
     packed: bool,
 ) -> list[PreferenceExample]:
     """The examples with the reference's log-probabilities, from the cache where they were computed before."""
-    model, identity = trainee.model, trainee.identity
     if config.reference is not None:
-        other = load_trainee(
-            config.reference, base=context.base, adapter=None, seed=config.seed, where=context.where
-        )
-        if other.tokenizer.get_vocab() != trainee.tokenizer.get_vocab():
-            raise ConfigError(
-                "reference: its vocabulary is not the model's",
-                where=context.where,
-                hint="the log-ratio of a token needs both models to know it",
+        known = logprobs_of(config.reference, "reference", context, trainee, examples, config.seed)
+    else:
+        with PartialState().main_process_first():  # the others find it on the disk
+            known = reference_logprobs(
+                trainee.model, examples, identity=trainee.identity, packed=packed, padding=trainee.padding
             )
-        score_answers(other.model)
-        packed = packs(other.model, other.tokenizer.vocab_size)
-        model, identity = other.model, other.identity
-    with PartialState().main_process_first():  # the others find it on the disk
-        known = reference_logprobs(model, examples, identity=identity, packed=packed, padding=trainee.padding)
     return [PreferenceExample(one, values) for one, values in zip(examples, known, strict=True)]
+
+
+def logprobs_of(
+    name: str, key: str, context: TrainingContext, trainee: Trainee, examples: Sequence[Example], seed: int
+) -> list[torch.Tensor]:
+    """Log-probabilities of the answers' tokens under another model, loaded for it; kept on disk by content.
+
+    Args:
+        name: of the model; ``key`` is where the settings name it.
+
+    Raises:
+        ConfigError: its vocabulary is not the trained model's.
+    """
+    other = load_trainee(name, base=context.base, adapter=None, seed=seed, where=context.where)
+    if other.tokenizer.get_vocab() != trainee.tokenizer.get_vocab():
+        raise ConfigError(
+            f"{key}: its vocabulary is not the model's",
+            where=context.where,
+            hint="the log-ratio of a token needs both models to know it",
+        )
+    score_answers(other.model)
+    packed = packs(other.model, other.tokenizer.vocab_size)
+    with PartialState().main_process_first():
+        return reference_logprobs(
+            other.model, examples, identity=other.identity, packed=packed, padding=trainee.padding
+        )
 
 
 @torch.no_grad()
@@ -203,7 +283,9 @@ def held_out_metrics(trainer: PreferenceTrainer, examples: Sequence[PreferenceEx
     for one in examples:
         batch = trainer.data_collator([one])
         batch["model"] = on_device(batch["model"], model.device)
-        batch |= {name: batch[name].to(model.device) for name in ("owners", "reference")}
+        batch |= on_device(
+            {name: batch[name] for name in ("owners", "reference", "margins", "weights")}, model.device
+        )
         loss, outputs = trainer.compute_loss(model, batch, return_outputs=True)
         losses.append(float(loss))
         right.append(bool(outputs["logits"][0] > 0))
@@ -216,7 +298,12 @@ def held_out_metrics(trainer: PreferenceTrainer, examples: Sequence[PreferenceEx
     }
 
 
-def _loss_type(given: Any, where: str) -> LossType:
+def loss_type(given: Any, where: str) -> LossType:
+    """The one loss that ``loss_type`` of the trainer's arguments names.
+
+    Raises:
+        ConfigError: another loss, or several.
+    """
     kinds = [given] if isinstance(given, str) else list(given)
     if len(kinds) != 1 or kinds[0] not in ("sigmoid", "hinge"):
         raise ConfigError(
@@ -225,7 +312,8 @@ def _loss_type(given: Any, where: str) -> LossType:
     return "sigmoid" if kinds[0] == "sigmoid" else "hinge"
 
 
-def _disable_dropout(model: Any) -> None:
+def disable_dropout(model: Any) -> None:
+    """Let no unit of the model be dropped, as TRL's trainers of preferences have it."""
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -241,7 +329,8 @@ def _tell(context: TrainingContext, notes: list[str], tokenised: Tokenised, alph
         context.say(note)
 
 
-def _tell_memory(context: TrainingContext, trainee: Trainee, tokenised: Tokenised, batch: int) -> None:
+def tell_memory(context: TrainingContext, trainee: Trainee, tokenised: Tokenised, batch: int) -> None:
+    """Say what a step on the longest examples will take."""
     longest = sorted((one.length for one in tokenised.examples), reverse=True)[:batch]
     parts = memory_estimate(trainee.model, tokens=sum(longest))
     context.say(

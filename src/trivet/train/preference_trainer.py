@@ -22,11 +22,13 @@ from trivet.train.preference_loss import (
 @dataclass(frozen=True, slots=True)
 class PreferenceExample:
     """A pair with what stays as it is: ``reference``, the log-probability of each answer token under
-    the reference, chosen then rejected; ``margins`` (chosen, rejected), subtracted from the rewards."""
+    the reference, chosen then rejected; ``margins`` (chosen, rejected), subtracted from the rewards;
+    ``weight``, by which its loss is multiplied. Margins are those of all pairs or of none."""
 
     example: Example
     reference: torch.Tensor
     margins: tuple[float, float] | None = None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class PairCollator:
             "owners": owners(examples),
             "reference": torch.cat([pair.reference for pair in pairs]),
             "margins": torch.tensor(margins) if margins else None,
+            "weights": torch.tensor([pair.weight for pair in pairs]),
             "rows": [example.row for example in examples],
         }
 
@@ -106,7 +109,7 @@ class PreferenceTrainer(ResumableTrainer):
         fixed = answer_sums(reference, owner, None if objective.policy_only else weights)
         rewards = objective.beta * (policy - fixed)
         logits = pair_logits(rewards, inputs["margins"])
-        loss = pair_losses(logits, objective.kind).mean()
+        loss = (inputs["weights"] * pair_losses(logits, objective.kind)).mean()
         self._collect(model.training, rewards.detach(), logprobs.detach(), owner)
         self.check_loss(loss, inputs["rows"])
         return (loss, {"logits": logits.detach()}) if return_outputs else loss

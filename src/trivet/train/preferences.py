@@ -2,22 +2,25 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from trivet._files import canonical_json, sha256_text
-from trivet.data.public import is_public, load_reference
+from trivet.data.prompts import prompt_digest
 from trivet.data.public.preferences import parse_dialogue
-from trivet.data.reading import PlacedRow, read_rows
 from trivet.errors import DataError
+from trivet.train.sources import open_source
 
 _TRANSCRIPT = re.compile(r"\s*(Human|Assistant):")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 
 Pair = dict[str, Any]
-"""``prompt``, ``chosen`` and ``rejected``: all three texts, or all three lists of messages."""
+"""``prompt``, ``chosen`` and ``rejected``: all three texts, or all three lists of messages. Further
+columns where ``read_preferences`` was asked for them."""
+
+Column = Callable[[Any, str], Any]
+"""Reads a value of a column, given its place for messages."""
 
 
 @dataclass(frozen=True)
@@ -34,65 +37,55 @@ class PreferenceSet:
         return sha256_text(canonical_json(list(self.pairs)))
 
 
-def read_preferences(source: str, *, base: Path) -> PreferenceSet:
+def read_preferences(
+    source: str,
+    *,
+    base: Path,
+    columns: Mapping[str, Column] | None = None,
+    convert: Callable[[dict[str, Any], str], dict[str, Any]] | None = None,
+) -> PreferenceSet:
     """Read preference pairs.
 
     A row has ``chosen`` and ``rejected``, texts or lists of messages, and ``prompt``, or else the prompt is
     what the two begin with alike. Transcripts (``\\n\\nHuman: … \\n\\nAssistant: …``) become messages.
 
     Args:
-        source: a file (``.jsonl``, ``.json``, ``.csv``, ``.parquet``), ``NAME[/SPLIT]:PATH`` for a public set
-            that Trivet knows (``hh_single_turn/train:folder``), or ``owner/name[:split]`` on the hub.
+        source: see ``trivet.train.sources.open_source``.
         base: the folder that a relative path is relative to.
+        columns: further columns that a pair keeps where its row has them, each with what reads its value.
+        convert: makes such a row of a row in another form, given its place for messages.
 
     Raises:
         DataError: it cannot be read, or a row is not a pair; names file, line and field.
     """
-    path = base / Path(source).expanduser()
-    if path.is_file():
-        rows: Iterable[PlacedRow] = read_rows(path)
-    elif is_public(source):
-        name, _, place = source.partition(":")
-        where = f"{name}:{base / Path(place).expanduser()}" if place else name
-        loaded = load_reference(where, "preferences")
-        pairs = [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in loaded.rows]
-        return PreferenceSet(f"{loaded.name}/{loaded.split} ({loaded.revision})", pairs, loaded.left_out)
-    elif _HUB_ID.fullmatch(source) and not source.startswith("."):
-        rows = _from_hub(source)
-    else:
-        raise DataError(
-            "no such file", where=str(path), hint="a file, NAME/SPLIT:PATH of a public set, or a hub id"
-        )
-    left_out: Counter[str] = Counter()
+    found = open_source(source, base=base)
+    left_out: Counter[str] = Counter(found.left_out)
     pairs = []
-    for place, row in rows:
-        pair = _pair(row, place)
+    for place, row in found.rows:
+        row = row if convert is None else convert(row, place)
+        pair = pair_of(row, place)
         if isinstance(pair, str):
             left_out[pair] += 1
-        else:
-            pairs.append(pair)
+            continue
+        for name, read in (columns or {}).items():
+            if row.get(name) is not None:
+                pair[name] = read(row[name], f"{place}, {name}")
+        pairs.append(pair)
     if not pairs:
         reasons = ", ".join(f"{reason} ({count})" for reason, count in left_out.items())
         raise DataError(f"no row gives a preference pair: {reasons}", where=source)
-    return PreferenceSet(source, pairs, dict(left_out))
+    return PreferenceSet(found.name, pairs, dict(left_out))
 
 
-def _from_hub(source: str) -> Iterable[PlacedRow]:
-    from datasets import load_dataset
-
-    name, _, split = source.partition(":")
-    try:
-        loaded = load_dataset(name, split=split or "train")
-    except Exception as error:  # the hub, the network and the set's own script each fail in their own way
-        raise DataError(
-            f"cannot be loaded from the hub: {' '.join(str(error).split())[:300]}",
-            where=source,
-            hint="check the name, the split and the network",
-        ) from error
-    return ((f"{source}, row {number}", row) for number, row in enumerate(loaded, 1))
+def asked(prompt: str | list[dict[str, str]]) -> str:
+    """Digest of what a prompt asks: of its text, or of its last message of the user."""
+    if isinstance(prompt, str):
+        return prompt_digest(prompt)
+    users = [message["content"] for message in prompt if message["role"] == "user"]
+    return prompt_digest(users[-1] if users else prompt[-1]["content"])
 
 
-def _pair(row: Mapping[str, Any], place: str) -> Pair | str:
+def pair_of(row: Mapping[str, Any], place: str) -> Pair | str:
     """The pair of a row, or the reason why it gives none."""
     missing = [name for name in ("chosen", "rejected") if name not in row]
     if missing:

@@ -102,12 +102,7 @@ def train(
     config = validate(method.config, values, where=where)
     assert isinstance(config, TrainConfig)
     base = base or (settings.absolute().parent if isinstance(settings, Path) else Path.cwd())
-    content = {
-        "method": method.name,
-        "version": method.version,
-        "config": config.model_dump(mode="json", exclude=set(config.inputs(base))),
-        "inputs": config.inputs(base),
-    }
+    content = content_of(method, config, base)
     address = sha256_text(canonical_json(content))
     output = Path(output)
     processes = PartialState(cpu=not torch.cuda.is_available())
@@ -131,13 +126,28 @@ def train(
             "config": config.model_dump(mode="json"),
             "paper": method.paper,
             "seconds": round(time.perf_counter() - started, 1),
-            "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+            "versions": versions(),
             **context.facts,
         }
         if processes.is_main_process:
             _finish(context.output, output, record, work)
         processes.wait_for_everyone()
     return Trained(output, record, made=True)
+
+
+def content_of(method: catalogue.Method, config: TrainConfig, base: Path) -> dict[str, Any]:
+    """What determines the weights that a method gives: the address of a run is a digest of it."""
+    return {
+        "method": method.name,
+        "version": method.version,
+        "config": config.model_dump(mode="json", exclude=set(config.inputs(base))),
+        "inputs": config.inputs(base),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that a run stands on."""
+    return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def _finished(output: Path, address: str) -> Mapping[str, Any]:

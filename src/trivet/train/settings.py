@@ -39,6 +39,13 @@ class TrainConfig(_validation.Config):
             "data": data_digest(self.data, base),
         }
 
+    def prompts(self, base: Path) -> frozenset[str]:
+        """Digests (``trivet.data.prompts.prompt_digest``) of the prompts of all rows that may be trained on.
+
+        Every method says which; a study refuses to measure with them.
+        """
+        raise NotImplementedError
+
 
 def anchored(model: str, base: Path) -> str:
     """The model's name, where it is a path in or under ``base`` that path."""
@@ -58,8 +65,8 @@ def data_digest(source: str, base: Path) -> str:
     return sha256_text(source)
 
 
-def lora_config(given: Mapping[str, Any], *, where: str) -> Any:
-    """PEFT's configuration of an adapter.
+def lora_config(given: Mapping[str, Any], *, where: str, task: str = "CAUSAL_LM") -> Any:
+    """PEFT's configuration of an adapter; ``task`` is PEFT's name of what the model does.
 
     Raises:
         ConfigError: an unknown field, or a value that PEFT refuses.
@@ -73,6 +80,6 @@ def lora_config(given: Mapping[str, Any], *, where: str) -> Any:
                 f"unknown field {name!r} of LoraConfig", where=where, hint=did_you_mean(str(name), known)
             )
     try:
-        return LoraConfig(task_type="CAUSAL_LM", **given)
+        return LoraConfig(task_type=task, **given)
     except (ValueError, TypeError) as error:
         raise ConfigError(" ".join(str(error).split())[:400], where=where) from error

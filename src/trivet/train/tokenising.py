@@ -72,13 +72,20 @@ def _tokens(pair: Pair, tokenizer: Any, row: int) -> tuple[Tokens, list[Tokens]]
         prompt = tuple(tokenizer(pair["prompt"])["input_ids"])
         whole = [tuple(tokenizer(pair["prompt"] + text)["input_ids"]) for text in texts]
     else:
-        prompt = _template(pair["prompt"], tokenizer, row, add_generation_prompt=True)
-        whole = [_template(pair["prompt"] + pair[side], tokenizer, row) for side in ("chosen", "rejected")]
-    shared = min(_common(prompt, one) for one in whole)
+        prompt = template_tokens(pair["prompt"], tokenizer, row, add_generation_prompt=True)
+        whole = [
+            template_tokens(pair["prompt"] + pair[side], tokenizer, row) for side in ("chosen", "rejected")
+        ]
+    shared = min(common_prefix(prompt, one) for one in whole)
     return prompt[:shared], [one[shared:] for one in whole]
 
 
-def _template(messages: list[dict[str, str]], tokenizer: Any, row: int, **options: Any) -> Tokens:
+def template_tokens(messages: list[dict[str, str]], tokenizer: Any, row: int, **options: Any) -> Tokens:
+    """The tokens of a conversation through the chat template.
+
+    Raises:
+        DataError: there is no template, or it refuses the messages.
+    """
     if not getattr(tokenizer, "chat_template", None):
         raise DataError(
             "the rows are messages, but the model has no chat template",
@@ -87,12 +94,11 @@ def _template(messages: list[dict[str, str]], tokenizer: Any, row: int, **option
     try:
         return tuple(tokenizer.apply_chat_template(messages, return_dict=False, **options))
     except (TemplateError, ValueError, TypeError, KeyError) as error:
-        raise DataError(
-            f"the chat template refuses the messages: {error}", where=f"pair {row + 1}"
-        ) from error
+        raise DataError(f"the chat template refuses the messages: {error}", where=f"row {row + 1}") from error
 
 
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
+def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens the two begin with alike."""
     count = 0
     while count < min(len(first), len(second)) and first[count] == second[count]:
         count += 1

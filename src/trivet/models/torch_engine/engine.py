@@ -265,6 +265,19 @@ class TorchEngine:
 
         self._scheduler.when_idle(replace)
 
+    def forget(self) -> None:
+        """Drop shared prefixes, so that what comes next does not depend, by rounding, on what came before.
+
+        Raises:
+            EngineError: requests are under way, or the engine is closed.
+        """
+
+        def clear() -> None:
+            for runner in self._runners.values():
+                runner.tree.clear()
+
+        self._scheduler.when_idle(clear)
+
     def close(self) -> None:
         """Cancel what is under way and free the memory."""
         with self._lock:

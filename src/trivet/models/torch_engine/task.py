@@ -112,6 +112,7 @@ class Task:
             prompt_of=self._beside.prompt_of,
             same_as=self._beside.same_as,
             transform=self._beside.transform,
+            continues=request.continue_final_message,
         )
         self._program = request.program(self._context)
         self.resume(None)

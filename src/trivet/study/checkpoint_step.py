@@ -1,0 +1,110 @@
+"""A step of a study that makes the model of a system: a merge or a training run."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from trivet.errors import StoreError
+from trivet.study.address import Description
+from trivet.study.store import Store
+
+if TYPE_CHECKING:
+    from trivet.study.run import Runner
+
+CHECKPOINT = "checkpoint"
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a step is expected to take, as far as it is known."""
+
+    seconds: float | None = None
+    bytes_written: int | None = None
+    memory_bytes: int | None = None
+
+
+class CheckpointStep(Protocol):
+    """What makes a system's model.
+
+    ``system`` is the first system that needs it, ``seconds`` what was spent on it here, ``error`` what it
+    raised, and ``expected`` an estimate where it has not been made yet.
+    """
+
+    system: str
+    description: Description
+    seconds: float
+    error: Exception | None
+
+    @property
+    def kind(self) -> Literal["merge", "train"]:
+        """The key of a system under which it stands."""
+        ...
+
+    @property
+    def title(self) -> str:
+        """What stands in the place of a model's name."""
+        ...
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """In words: the method, and each input with its identity."""
+        ...
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What the system's file says of it, with defaults filled in."""
+        ...
+
+    @property
+    def expected(self) -> Expected:
+        """What it takes."""
+        ...
+
+    @property
+    def trained_on(self) -> frozenset[str]:
+        """Digests of the prompts that the weights learnt from in this step."""
+        ...
+
+    def write(self, runner: "Runner") -> None:
+        """Make the checkpoint and put it into the store."""
+        ...
+
+
+def name_of(step: CheckpointStep) -> str:
+    """The step's name in the plan."""
+    return f"{step.kind} {step.system}"
+
+
+def place_of(step: CheckpointStep, store: Store) -> Path:
+    """Where the checkpoint lies or will lie."""
+    return store.folder(step.description.address) / CHECKPOINT
+
+
+def make_checkpoint(step: CheckpointStep, runner: "Runner") -> None:
+    """Make a checkpoint that is not in the store yet.
+
+    Raises:
+        StoreError: the disk is full.
+        Exception: what the step raised, also where it did so at an earlier call.
+    """
+    if runner.find(step.description.address) is not None:
+        return
+    if step.error is not None:
+        raise step.error
+    started = time.perf_counter()
+    try:
+        step.write(runner)
+    except StoreError:
+        raise
+    except Exception as error:
+        step.error = error
+        raise
+    step.seconds = time.perf_counter() - started
+
+
+def shared(step: CheckpointStep, others: Mapping[str, CheckpointStep]) -> CheckpointStep:
+    """The same step that an earlier system needs, where there is one."""
+    address = step.description.address
+    return next((other for other in others.values() if other.description.address == address), step)

@@ -1,0 +1,145 @@
+"""What the methods that learn from rewards of the policy's own answers do alike: prompts, models, trainer."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from trl.trainer.rloo_config import RLOOConfig
+
+from trivet.models.names import resolve_model
+from trivet.train.arguments import trainer_arguments
+from trivet.train.loading import Trainee, load_trainee, memory_estimate
+from trivet.train.preference_method import disable_dropout, hold_out, those_seen
+from trivet.train.prompts import Prompt, read_prompts, tokenise_prompts
+from trivet.train.rloo_trainer import HONOURED, PromptRows, RlooSettings, RlooTrainer, count_prompts
+from trivet.train.rollouts import Reward, RolloutEngine
+from trivet.train.running import TrainingContext
+from trivet.train.sampled_answers import generation_engine
+from trivet.train.scoring import packs, score_answers
+from trivet.train.settings import TrainConfig, anchored
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What training on rollouts stands on.
+
+    ``rollouts`` answers with the weights before training until others are loaded. ``reference`` is the model
+    before training, ``None`` where it is the trained one with its adapter disabled. ``packed``: whether the
+    model computes a prompt once for all its answers.
+    """
+
+    arguments: RLOOConfig
+    trainee: Trainee
+    rollouts: RolloutEngine
+    reference: Any
+    packed: bool
+    prompts: list[Prompt]
+    held_out: list[Prompt]
+
+
+def rloo_arguments(config: TrainConfig, context: TrainingContext) -> RLOOConfig:
+    """The trainer's arguments, with batch sizes in prompts.
+
+    Raises:
+        ConfigError: see ``trainer_arguments`` and ``count_prompts``.
+    """
+    where = f"{context.where}: trainer"
+    arguments = trainer_arguments(
+        RLOOConfig,
+        config.trainer,
+        folder=context.work / "checkpoints",
+        seed=config.seed,
+        honoured=HONOURED,
+        where=where,
+    )
+    return count_prompts(arguments, where)
+
+
+@contextmanager
+def prepared(config: TrainConfig, context: TrainingContext, arguments: RLOOConfig) -> Iterator[Prepared]:
+    """Read the prompts, load the models and say what was found; the generation engine lives as long as this.
+
+    Raises:
+        DataError, ModelError, ConfigError: what the settings name is wrong; see where they are read.
+    """
+    trained, held_out, notes = _prompts(config, context)
+    trained = those_seen(trained, arguments, config.seed, notes)
+    trainee = _load(config, context, arguments, config.adapter)
+    reference = None if config.adapter is not None else _load(config, context, arguments, None).model
+    if reference is not None:
+        reference.eval().requires_grad_(False)
+    packed = packs(trainee.model, trainee.tokenizer.vocab_size)
+    if reference is not None and packed:
+        packs(reference, trainee.tokenizer.vocab_size)  # the same model: it takes the same batches
+    model = resolve_model(anchored(config.model, context.base))
+    with generation_engine(model, str(arguments.device)) as engine:
+        limits: dict[str, int] = {
+            "room": arguments.max_completion_length,
+            "context_length": engine.capabilities.context_length or 2**20,
+        }
+        kept, dropped = tokenise_prompts(trained, trainee.tokenizer, **limits)
+        apart = tokenise_prompts(held_out, trainee.tokenizer, **limits)[0] if held_out else []
+        notes += [f"{count} prompts dropped: {reason}" for reason, count in dropped.items()]
+        context.facts["data"] = notes
+        for note in notes:
+            context.say(note)
+        _tell_memory(context, trainee, arguments, kept, reference is not None)
+        rollouts = RolloutEngine(
+            engine, count=arguments.num_generations, max_tokens=arguments.max_completion_length
+        )
+        yield Prepared(arguments, trainee, rollouts, reference, packed, kept, apart)
+
+
+def rloo_trainer(made: Prepared, reward: Reward, prompts: list[Prompt]) -> RlooTrainer:
+    """A trainer of the prepared model for a reward, on some of its prompts."""
+    return RlooTrainer(
+        model=made.trainee.model,
+        args=made.arguments,
+        train_dataset=PromptRows(prompts),
+        processing_class=made.trainee.tokenizer,
+        reward=reward,
+        rollouts=made.rollouts,
+        settings=RlooSettings.of(made.arguments),
+        reference=made.reference,
+        packed=made.packed,
+        padding=made.trainee.padding,
+    )
+
+
+def _load(config: TrainConfig, context: TrainingContext, arguments: RLOOConfig, adapter: Any) -> Trainee:
+    trainee = load_trainee(
+        config.model, base=context.base, adapter=adapter, seed=config.seed, where=context.where
+    )
+    if arguments.disable_dropout:
+        disable_dropout(trainee.model)
+    score_answers(trainee.model)
+    return trainee
+
+
+def _prompts(config: TrainConfig, context: TrainingContext) -> tuple[list[Prompt], list[Prompt], list[str]]:
+    """The prompts that train, those that are held out, and what a user should know of them."""
+    found = read_prompts(config.data, base=context.base)
+    notes = [f"{len(found.prompts)} prompts of {found.source}"]
+    notes += [f"{count} rows left out: {reason}" for reason, count in found.left_out.items()]
+    rows = [{"prompt": one.chat, "row": one.row} for one in found.prompts]
+    trained, apart = hold_out(rows, config.held_out, config.seed)
+    if apart:
+        notes.append(f"{len(apart)} prompts held out")
+    return [found.prompts[row["row"]] for row in trained], [found.prompts[row["row"]] for row in apart], notes
+
+
+def _tell_memory(
+    context: TrainingContext, trainee: Trainee, arguments: RLOOConfig, prompts: list[Prompt], copy: bool
+) -> None:
+    answers = arguments.num_generations * arguments.max_completion_length
+    longest = sorted((len(one.tokens) + answers for one in prompts), reverse=True)
+    parts = memory_estimate(trainee.model, tokens=sum(longest[: arguments.per_device_train_batch_size]))
+    parts["generation engine"] = parts["weights"]
+    if copy:
+        parts["reference"] = parts["weights"]
+    context.say(
+        f"memory, estimated for the longest batch: {sum(parts.values()) / 1e9:.1f} GB ("
+        + ", ".join(f"{name} {size / 1e9:.1f}" for name, size in parts.items())
+        + ")"
+    )

@@ -1,0 +1,163 @@
+"""In a study, ``train:`` is a step that makes a system's model: once, and never from what is measured."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from tests.conftest import make_tiny_model
+from tests.train.conftest import make_pairs
+
+from trivet.errors import ConfigError, StudyError
+from trivet.study.driver import plan_study, run_study
+from trivet.study.finish import Outcome
+from trivet.study.spec import load_study
+from trivet.study.store import Store
+from trivet.study.train_step import read_training
+from trivet.train.checkpoints import ResumableTrainer
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+QUIET = Console(quiet=True)
+
+
+def run(study: Path, store: Path) -> Outcome:
+    return run_study(study, store, console=QUIET, show=False)
+
+
+def trained(store: Path) -> list[Any]:
+    return [m for m in Store(store).manifests() if m.description["method"].startswith("train/")]
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TRIVET_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def training(write_study: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """Writes a study of a base, an adapter on it, and the same adapter with a system prompt."""
+    make_tiny_model(tmp_path / "models" / "base")
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in make_pairs(12)))
+
+    def write(changes: dict[str, Any] | None = None, **others: Any) -> Path:
+        settings = {
+            "method": "dpo",
+            "model": "models/base",
+            "data": "pairs.jsonl",
+            "adapter": {"r": 2, "target_modules": ["q_proj", "v_proj"]},
+            "trainer": {
+                "max_steps": 4,
+                "save_steps": 1,
+                "per_device_train_batch_size": 2,
+                "learning_rate": 0.05,
+            },
+            **(changes or {}),
+        }
+        systems = {
+            "base": {"model": "models/base"},
+            "after": {"train": settings},
+            "after_careful": {"train": settings, "system_prompt": "Be careful."},
+        }
+        evaluations = [{"task": "tasks.py@letters", "args": {"n": 4}, "leg": "helpful"}]
+        return write_study(**{"systems": systems, "evaluations": evaluations, **others})
+
+    return write
+
+
+def test_one_run_makes_the_model_of_both_systems_and_is_not_repeated(
+    training: Callable[..., Path], store: Path
+) -> None:
+    results = run(training(), store).results
+    (made,) = trained(store)
+    folder = store / "objects" / made.address / "checkpoint"
+    assert {"adapter_config.json", "README.md", "training.json"} <= {path.name for path in folder.iterdir()}
+    assert not list((store / "training").iterdir())
+    assert {system.name for system in results.systems} == {"base", "after", "after_careful"}
+    after = next(system for system in results.systems if system.name == "after")
+    assert after.spec["train"]["method"] == "dpo" and str(store) not in json.dumps(after.spec)
+    assert after.model == "models/base (train/dpo)"
+    run(training(), store)
+    assert len(trained(store)) == 1
+
+
+def test_what_changes_the_weights_changes_the_address(training: Callable[..., Path], tmp_path: Path) -> None:
+    def address() -> str:
+        return read_training(load_study(study), "after", study).description.address
+
+    study = training()
+    plain = address()
+    study = training({"seed": 1})
+    assert address() != plain
+    study = training({"trainer": {"max_steps": 3}})
+    assert address() != plain
+    study = training()
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in make_pairs(11)))
+    assert address() != plain
+
+
+def test_interrupted_it_goes_on_after_the_last_checkpoint(
+    training: Callable[..., Path], store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = training()
+    plain, steps = ResumableTrainer.training_step, []
+
+    def dying(self: ResumableTrainer, *arguments: Any, **options: Any) -> Any:
+        if self.state.global_step == 2 and not steps.count("killed"):
+            steps.append("killed")
+            raise KeyboardInterrupt
+        steps.append(self.state.global_step)
+        return plain(self, *arguments, **options)
+
+    monkeypatch.setattr(ResumableTrainer, "training_step", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run(study, store)
+    assert not trained(store)
+    run(study, store)
+    assert steps == [0, 1, "killed", 2, 3] and len(trained(store)) == 1
+
+
+def test_the_plan_lists_it_before_the_steps_that_need_it(training: Callable[..., Path], store: Path) -> None:
+    plan = plan_study(training(), store, console=QUIET)
+    names = [step.name for step in plan.steps]
+    assert names.index("train after") < names.index("generate after × letters")
+    assert "train after_careful" not in names
+
+
+def test_prompts_that_trained_a_system_do_not_measure_it(
+    training: Callable[..., Path], store: Path, tmp_path: Path
+) -> None:
+    asked = make_pairs(1)[0]["prompt"][0]["content"]
+    (tmp_path / "asked.jsonl").write_text(json.dumps({"id": "a", "prompt": f"{asked.upper()}  "}) + "\n")
+    evaluations = [
+        {"prompts": "asked.jsonl", "name": "asked", "leg": "harmless", "judge": "refusal_string_match"}
+    ]
+    with pytest.raises(StudyError, match="among those that trained after"):
+        run(training(evaluations=evaluations), store)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "dpoo"}, "dpo"),
+        ({"betta": 1}, r"systems\.after\.train: .*unknown key 'betta'"),
+        ({"data": "nowhere.jsonl"}, "no such file"),
+    ],
+)
+def test_mistakes_name_study_system_and_key(
+    training: Callable[..., Path], store: Path, changes: dict[str, Any], message: str
+) -> None:
+    failed = {step.step: step for step in run(training(changes), store).results.failed}
+    assert "train after" in failed
+    assert re.search(message, failed["train after"].error)
+    assert not trained(store)
+
+
+def test_a_model_beside_it_is_refused(training: Callable[..., Path], tmp_path: Path) -> None:
+    study = training()
+    study.write_text(study.read_text().replace("after:\n    train:", "after:\n    model: x\n    train:"))
+    with pytest.raises(ConfigError, match="has `model` and `train`"):
+        load_study(study)
