@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -24,7 +25,9 @@ def command(method: str, config: Path, out: Path, as_json: bool) -> None:
       trivet methods --room train              what METHOD may be
       trivet methods show train/dpo            its settings
     """
-    from trivet.train.preference_method import shown
+    from trivet import catalogue
+
+    catalogue.find(f"train/{method}")  # first: it says what to install where training's packages are missing
     from trivet.train.running import train
 
     say = (lambda text: None) if as_json else (lambda text: click.echo(text, err=True))
@@ -35,5 +38,11 @@ def command(method: str, config: Path, out: Path, as_json: bool) -> None:
     elif not trained.made:
         click.echo(f"{out} holds this run already")
     else:
-        figures = shown(metrics)
+        figures = ", ".join(f"{name} {_shown(value)}" for name, value in metrics.items())
         click.echo(f"{out}  ({trained.record['seconds']} s{'; ' + figures if figures else ''})")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return "–".join(map(_shown, value))
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

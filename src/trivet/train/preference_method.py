@@ -1,7 +1,7 @@
 """What the methods that learn from pairs do alike: data, model, reference, training, held-out figures."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -337,12 +337,4 @@ def tell_memory(context: TrainingContext, trainee: Trainee, tokenised: Tokenised
         f"memory, estimated for the longest batch: {sum(parts.values()) / 1e9:.1f} GB ("
         + ", ".join(f"{name} {size / 1e9:.1f}" for name, size in parts.items())
         + ")"
-    )
-
-
-def shown(metrics: Mapping[str, Any]) -> str:
-    """The figures of a run on one line."""
-    return ", ".join(
-        f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in metrics.items()
     )
