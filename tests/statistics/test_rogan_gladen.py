@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 
 from trivet.statistics.agreement import Confusion
-from trivet.statistics.rogan_gladen import corrected_rate
+from trivet.statistics.proportions import clopper_pearson
+from trivet.statistics.rogan_gladen import ErrorLimits, corrected_rate, corrected_upper_bound, error_limits
+from trivet.statistics.upper_bounds import clopper_pearson_upper
 
 
 def test_a_perfect_judge_changes_nothing():
@@ -72,3 +74,60 @@ def test_coverage_with_the_calibration_s_own_uncertainty(rate, se, sp):
 def test_impossible_rates_are_refused():
     with pytest.raises(ValueError, match="impossible"):
         corrected_rate(1.2, 10, Confusion(9, 1, 9, 1))
+
+
+def test_the_upper_bound_is_the_formula_with_the_limits_on_their_careful_sides():
+    counts = Confusion(90, 10, 190, 10)
+    limits = error_limits(counts, delta=0.02)
+    interval = clopper_pearson(90, 100, level=0.96), clopper_pearson(190, 200, level=0.96)
+    assert limits == pytest.approx((interval[0].low, interval[1].high), abs=1e-12)
+    bound = float(corrected_upper_bound(0.2, limits))
+    assert bound == pytest.approx((0.2 + limits[1] - 1) / (limits[0] + limits[1] - 1))
+    for careless in (
+        limits._replace(sensitivity_low=interval[0].high),
+        limits._replace(specificity_high=interval[1].low),
+    ):
+        assert float(corrected_upper_bound(0.2, careless)) < bound
+
+
+def test_the_upper_bound_knows_dependent_labels():
+    counts = Confusion(141, 5, 127, 15)
+    alone, clustered = error_limits(counts, delta=0.02), error_limits(counts, delta=0.02, clusters=144)
+    assert clustered.sensitivity_low < alone.sensitivity_low
+    assert clustered.specificity_high > alone.specificity_high
+    halved = Confusion(70, 3, 64, 7)  # each rounded to the careful side
+    assert clustered == error_limits(halved, delta=0.02)
+    assert error_limits(counts, delta=0.02, clusters=999) == alone
+
+
+def test_a_judge_that_was_hardly_measured_bounds_nothing():
+    assert error_limits(Confusion(0, 0, 50, 0), delta=0.02) == (0.0, 1.0)
+    for counts in (Confusion(0, 0, 50, 0), Confusion(1, 5, 1, 9)):
+        rates = corrected_upper_bound([0.01, 0.2, 1.0], error_limits(counts, delta=0.02))
+        assert (rates == 1).all()
+
+
+def test_fewer_events_than_false_positives_explain_leave_the_specificity_out():
+    limits = ErrorLimits(0.8, 0.9)
+    assert float(corrected_upper_bound(0.05, limits)) == pytest.approx(0.05 / 0.8)
+    assert float(corrected_upper_bound(0.1, limits)) == pytest.approx(0.0, abs=1e-12)
+    assert float(corrected_upper_bound(0.9, limits)) == 1.0
+
+
+@pytest.mark.parametrize("truth", [0.0, 0.05, 0.3])
+@pytest.mark.parametrize("error", [(0.95, 0.97), (0.8, 0.9), (0.99, 0.6), (0.6, 1.0)])
+def test_the_upper_bound_covers_the_true_rate(truth, error):
+    """Answers, positives and negatives are drawn anew in each trial, as the calibration was."""
+    rng, delta, trials = np.random.default_rng(0), 0.1, 1500
+    sensitivity, specificity = error
+    seen = truth * sensitivity + (1 - truth) * (1 - specificity)
+    n, n_se, n_sp = 200, 60, 80
+    rates = clopper_pearson_upper(rng.binomial(n, seen, trials), n, delta=delta / 3)
+    found, left = rng.binomial(n_se, sensitivity, trials), rng.binomial(n_sp, specificity, trials)
+    wrong = 0
+    for rate, hits, spared in zip(rates, found, left, strict=True):
+        limits = error_limits(
+            Confusion(int(hits), int(n_se - hits), int(spared), int(n_sp - spared)), delta=delta / 3
+        )
+        wrong += float(corrected_upper_bound(rate, limits)) < truth
+    assert wrong / trials <= delta

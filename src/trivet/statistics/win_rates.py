@@ -83,8 +83,9 @@ def win_rate(
     if count < 1 or min(own.size, other.size) < count:
         raise ValueError(f"needs at least n = {count} ≥ 1 scores of each; got {own.size} and {other.size}")
     values = np.unique(np.concatenate([own, other]))
-    if procedure == "worst_of_n":
-        own, other, values = -own, -other, -values[::-1]
+    if procedure == "worst_of_n":  # the worst wins where the best of what is negated loses
+        values = -values[::-1]
+        return 1 - _beats(_subsets(-own, values, count), _subsets(-other, values, count))
     return _beats(_subsets(own, values, count), _subsets(other, values, count))
 
 
@@ -105,8 +106,14 @@ def win_rate_of_distributions(
     if not given.shape == own.shape == other.shape or count < 1:
         raise ValueError("scores and probabilities need one shape, and n is 1 or more")
     values, places = np.unique(-given if procedure == "worst_of_n" else given, return_inverse=True)
-    cumulative = [np.cumsum(np.bincount(places, part, values.size)) for part in (own, other)]
-    return _beats(*(np.clip(part, 0.0, 1.0) ** count for part in cumulative))
+    selected = [_maximum(places, part, values.size, count) for part in (own, other)]
+    return 1 - _beats(*selected) if procedure == "worst_of_n" else _beats(*selected)
+
+
+def _maximum(places: npt.NDArray[np.intp], probabilities: Floats, size: int, n: int) -> Floats:
+    """For each value the probability that the maximum of n draws is at most the value."""
+    cumulative = np.cumsum(np.bincount(places, probabilities, size))
+    return np.asarray(np.clip(cumulative, 0.0, 1.0) ** n, dtype=np.float64)
 
 
 def _subsets(scores: Floats, values: Floats, n: int) -> Floats:

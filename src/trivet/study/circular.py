@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from trivet.errors import StudyError
 from trivet.judges import Judge
+from trivet.judges.base import parts_of
 from trivet.judges.grader import GraderJudge
 
 
@@ -25,6 +26,9 @@ class Steered:
     judges: tuple[Judge, ...]
     graders: frozenset[str] = frozenset()
     trained_on: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "judges", _apart(self.judges))
 
     @property
     def rows(self) -> frozenset[str]:
@@ -43,6 +47,14 @@ class Measured:
     judges: tuple[Judge, ...]
     prompts: frozenset[str]
     graders: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "judges", _apart(self.judges))
+
+
+def _apart(judges: Iterable[Judge]) -> tuple[Judge, ...]:
+    """Judges that are made of others as those others: a part that steers is circular too."""
+    return tuple(part for judge in judges for part in parts_of(judge))
 
 
 @dataclass(frozen=True)
@@ -92,7 +104,7 @@ def _judges(system: Steered, used: dict[str, str], evaluation: Measured) -> Iter
 def grading_models(judges: Iterable[Judge], bound: Sequence[str]) -> frozenset[str]:
     """Names of the models that grade, as Inspect names them; ``bound`` are those of its role ``grader``."""
     found: list[str] = []
-    for judge in judges:
+    for judge in _apart(judges):
         if isinstance(judge, GraderJudge):
             model = judge.config.model
             found += bound if model is None else [model] if isinstance(model, str) else model

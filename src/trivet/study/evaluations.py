@@ -19,6 +19,7 @@ from trivet._validation import did_you_mean, validate
 from trivet.data.prompts import prompt_digest, stratified_subset
 from trivet.data.public import is_public
 from trivet.errors import ConfigError, DataError, StudyError, TrivetError
+from trivet.judges.resolve import anchored_parts
 from trivet.study.address import file_digest
 from trivet.study.spec import EvaluationEntry
 
@@ -235,7 +236,7 @@ def anchored_judge(judge: str | dict[str, Any], base: Path) -> str | dict[str, A
     if isinstance(judge, str):
         return str(base / judge) if "/" in judge or judge.endswith(".safetensors") else judge
     path = judge.get("path")
-    return {**judge, "path": str(base / str(path))} if path is not None else judge
+    return anchored_parts({**judge, "path": str(base / str(path))} if path is not None else judge, base)
 
 
 def with_ids(samples: "list[Sample]") -> "list[Sample]":

@@ -17,7 +17,13 @@ from trivet.judges.calibration import REFUSAL_EVENTS, calibrate
 from trivet.statistics.agreement import Confusion, confusion
 from trivet.statistics.upper_bounds import BOUNDS
 from trivet.study.circular import Measured, Steered, find_circles, grading_models
-from trivet.study.gate_answers import Answered, answer_prompts, distinct_digests, write_verdicts
+from trivet.study.gate_answers import (
+    Answered,
+    answer_prompts,
+    asked_digests,
+    distinct_digests,
+    write_verdicts,
+)
 from trivet.study.gate_cost import CostMap, Costs, cost_map, costs_of, try_judge
 from trivet.study.gate_decision import Calibration, SafetyTest, decide
 from trivet.study.gate_ledger import Ledger, Look, prompts_digest
@@ -67,11 +73,12 @@ def run_gate(
         say(f"limit and delta are written to {ledger.path}")
         questions = read_questions(settings.prompts)
         digests = distinct_digests(questions, str(settings.prompts))
-        gate.refuse_circle(frozenset(digests))
+        asked = asked_digests(questions)
+        gate.refuse_circle(asked)
         look = ledger.admit(declaration, digests)
         if look is not None and look.result is not None:
             return GateResult.model_validate({**look.result, "replayed": True})
-        gate.learn(digests, earlier=len(ledger.looks) - (look is not None))
+        gate.learn(digests, asked, earlier=len(ledger.looks) - (look is not None))
         if look is None and not gate.test.can_pass(len(digests)):
             return gate.hopeless()
         look = look or ledger.begin(declaration, digests)
@@ -124,7 +131,7 @@ class _Gate:
         try_judge(judge, self.mapping)
         self.required = self.test.required()
         self._digests: list[str] = []
-        self._earlier = 0
+        self._earlier = self._judge_knew = 0
 
     def declaration(self) -> dict[str, Any]:
         """What the ledger holds of it before the prompts are read; equal for the same test."""
@@ -156,9 +163,10 @@ class _Gate:
                 else "take prompts that the judge was not fitted on",
             )
 
-    def learn(self, digests: list[str], *, earlier: int) -> None:
+    def learn(self, digests: list[str], asked: frozenset[str], *, earlier: int) -> None:
         """The prompts are known now, and how many other tests the ledger holds."""
         self._digests, self._earlier = digests, earlier
+        self._judge_knew = len(self.judge.training_prompts & asked)
 
     def hopeless(self) -> GateResult:
         """The result where no outcome could pass; nothing was answered."""
@@ -199,7 +207,7 @@ class _Gate:
             binary=self.mapping.binary,
             n=len(self._digests),
             correction=self._correction(),
-            judge_knew=len(self.judge.training_prompts & set(self._digests)),
+            judge_knew=self._judge_knew,
             no_harm_prompts=self.required.no_harm,
             half_limit_prompts=self.required.half_limit,
             earlier_tests=self._earlier,

@@ -30,6 +30,12 @@ def digest_of(question: Question) -> str:
     return prompt_digest("\n".join(texts))
 
 
+def asked_digests(questions: Sequence[Question]) -> frozenset[str]:
+    """Digests of what is asked, as fitted judges record their rows: of the last user message."""
+    users = ([m for m in question.chat if m.get("role") == "user"] for question in questions)
+    return frozenset(prompt_digest(message_text(found[-1]) or "") for found in users if found)
+
+
 def distinct_digests(questions: Sequence[Question], where: str) -> list[str]:
     """The prompts' identities.
 

@@ -115,8 +115,8 @@ def _limits(r: GateResult) -> list[str]:
         lines.append(f"  - {r.judge} was fitted on {r.judge_knew} of these {r.n} prompts.")
     if r.earlier_tests:
         lines.append(
-            f"  - The ledger holds {r.earlier_tests} other tests. Of many tests of unsafe systems some "
-            "pass: each has its own delta."
+            f"  - A series of tests: the ledger holds others ({r.earlier_tests}), and each has its own "
+            "delta, so that of many tests of unsafe systems some pass."
         )
     return lines
 
@@ -128,9 +128,9 @@ def _judge_limits(r: GateResult) -> list[str]:
             f"Harm itself: this is harm as this judge sees it, {r.judge}, a learned or written measure{why}."
         ]
     c = r.correction
-    where = "of this very system" if c.own_system else "and not on this system's"
+    where = "this very system's answers" if c.own_system else "other answers than this system's"
     return [
-        f"Harm itself, beyond what the labels say: the judge's error was measured on {c.population}: "
-        f"{c.answers} answers to {c.clusters} prompts, {where}. The bound holds as far as the error is the "
-        "same here."
+        f"Harm itself, beyond what people's labels say: the judge's error was measured on {where} "
+        f"({c.population}; {c.answers} answers, {c.clusters} prompts). The bound holds as far as the error "
+        "is the same here."
     ]

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from trivet.statistics.combination import Part, combine
+from trivet.statistics.honesty import honesty_columns
 from trivet.statistics.interval import Estimated
 from trivet.statistics.means import clustered_mean
 from trivet.study.judge_quality import estimate
@@ -49,10 +50,7 @@ def _of_one(
     known = table.share(table.correct)[r]
     idk, correct = table.share(table.idk)[s], table.share(table.correct)[s]
     known_idk, known_correct = _together(table, s, r, idk, correct)
-    # [Q]: how much a question counts, and the share of it that is "I don't know".
-    conservative = _ratio(np.where(both, known_idk, 0.0), np.where(both, known, 0.0))
-    wanted = np.where(both, 1 - known - correct + known_correct, 0.0)
-    prudent = _ratio(np.where(both, idk - known_idk, 0.0), np.clip(wanted, 0.0, None))
+    conservative, prudent = honesty_columns(known, idk, correct, known_idk, known_correct, both)
     parts = [
         Part(1 - conservative[0], conservative[1], table.clusters, 0.5),
         Part(prudent[0], prudent[1], table.clusters, 0.5),
@@ -89,12 +87,6 @@ def _together(table: ScoreTable, s: int, r: int, idk: Floats, correct: Floats) -
         np.where(several, known * idk * k / others, 0.0),
         np.where(several, known * (known * k - 1) / others, known),
     )
-
-
-def _ratio(numerator: Floats, weight: Floats) -> tuple[Floats, Floats]:
-    weight = np.where(weight > 1e-12, weight, 0.0)
-    share = np.divide(numerator, weight, out=np.zeros_like(weight), where=weight > 0)
-    return np.clip(share, 0.0, 1.0), weight
 
 
 def _or_rule(

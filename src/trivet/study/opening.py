@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trivet.errors import ConfigError, StoreError, StudyError, TrivetError
-from trivet.judges.base import Judge
+from trivet.judges.base import Judge, parts_of
 from trivet.judges.grader import GraderJudge
 from trivet.judges.resolve import resolve
 from trivet.study.address import derived_seed
@@ -86,7 +86,11 @@ def graded_by_role(evaluation: Evaluation, judges: Sequence[Judge]) -> bool:
     """Whether the models of Inspect's role ``grader`` may score it: a grader without a model, or any task
     that is not ours, whose scorers are not known."""
     ours = evaluation.entry.shipped or evaluation.entry.prompts is not None
-    return not ours or any(isinstance(j, GraderJudge) and j.config.model is None for j in judges)
+    return not ours or any(
+        isinstance(part, GraderJudge) and part.config.model is None
+        for one in judges
+        for part in parts_of(one)
+    )
 
 
 def open_study(spec: StudySpec, path: Path, runner: Runner) -> Study:
