@@ -22,8 +22,14 @@ from trivet.models.engine import Completion, Engine, HookName, OperationName, Re
 from trivet.models.operations import Chat, Sampling
 
 EXAMPLES: dict[str, Any] = {"judge": "refusal", "dataset": "prompts.jsonl", "weight": 1.0, "t": 0.5}
+EXAMPLES |= {"model": "a-model", "data": "rows.jsonl"}
 EXAMPLES |= {"base": "a-model", "tuned": {"kind": "another-model"}}
 EXAMPLES |= {"objectives": [{"type": "judge", "judge": "refusal"}]}
+EXAMPLES |= {
+    "weights": [0.5, 0.5],
+    "margins": {"short": {"length": "tokens"}},
+    "pairs": {"other": "rows.jsonl"},
+}
 """Values for keys that have no default, by the key's name."""
 
 SMALL: dict[str, Any] = {

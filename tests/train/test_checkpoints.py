@@ -193,12 +193,15 @@ def test_other_settings_do_not_go_on_with_a_run(
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_losses_of_one(write_settings: Callable[..., Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["dpo", "sft"])  # a mean over pairs, and one over tokens
+def test_two_processes_have_the_losses_of_one(
+    write_settings: Callable[..., Path], tmp_path: Path, method: str
+) -> None:
     one = write_settings("one.yaml", trainer={"max_steps": 3, "per_device_train_batch_size": 4})
     two = write_settings("two.yaml", trainer={"max_steps": 3, "per_device_train_batch_size": 2})
-    subprocess.run(command(one, tmp_path / "one"), check=True, capture_output=True)
+    subprocess.run(command(one, tmp_path / "one", method), check=True, capture_output=True)
     script = tmp_path / "run.py"
-    script.write_text(RUN.format("dpo", str(two), str(tmp_path / "two")))
+    script.write_text(RUN.format(method, str(two), str(tmp_path / "two")))
     # What mpirun tells the two processes that it starts; accelerate reads it.
     port = str(free_port())
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]

@@ -87,7 +87,7 @@ def run(write_settings: Callable[..., Path], tmp_path: Path, *, labelled: bool, 
 def test_with_labels_the_zero_separates_safe_from_unsafe(
     write_settings: Callable[..., Path], tmp_path: Path
 ) -> None:
-    record, said = run(write_settings, tmp_path, labelled=True, steps=40)
+    record, said = run(write_settings, tmp_path, labelled=True, steps=25)
     assert "80 of 80 answers are labelled" in said
     metrics, facts = record["metrics"], record["judge"]
     assert metrics["held-out accuracy"] > 0.9 and metrics["held-out accuracy of the sign"] > 0.9

@@ -154,7 +154,8 @@ def test_a_run_lowers_the_loss_and_loads_in_plain_transformers(
     assert any("memory" in line for line in lines)
     assert any(line.startswith("step 12 of 12: loss") for line in lines)
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "2305.18290" in card and "held-out accuracy" in card
+    assert "train/dpo" in card and "held-out accuracy" in card
+    assert not (tmp_path / "out" / "training_args.bin").exists()
     before = load(tiny_model_folder)[0]
     if adapter is None:
         after, _ = load(tmp_path / "out")
@@ -184,6 +185,7 @@ def test_the_finished_run_is_not_made_again(write_settings: Callable[..., Path],
         ({"trainer": {"label_smoothing": 0.1}}, "does not take up that field"),
         ({"trainer": {"loss_type": "ipo"}}, "sigmoid and hinge"),
         ({"adapter": {"rank": 4}}, "unknown field 'rank' of LoraConfig"),
+        ({"adapter": {"init_lora_weights": False}}, "begins with another model"),
         ({"betta": 0.1}, "unknown key 'betta'"),
         ({"reference": "nowhere/"}, "unknown model"),
     ],

@@ -1,7 +1,10 @@
 """MODPO on a tiny model: TRL's losses and gradients, margins of every kind, fronts that lose nothing."""
 
 import json
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +13,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.train.conftest import make_pairs
-from tests.train.test_checkpoints import equal, losses_of, stop_after, weights
+from tests.train.test_checkpoints import command, equal, losses_of, weights
 from tests.train.test_dpo import arguments, load, noisy
 
+from trivet._validation import validate
 from trivet.errors import ConfigError, DataError, TrivetError
-from trivet.models.names import is_adapter
-from trivet.train.modpo import modpo_terms
+from trivet.models.names import is_adapter, resolve_model
+from trivet.train.loading import load_trainee
+from trivet.train.margins import _active, _loads_beside
+from trivet.train.modpo import Config, modpo_terms
 from trivet.train.preference_trainer import (
     Objective,
     PairCollator,
@@ -30,6 +36,7 @@ from trivet.train.tokenising import tokenise_pairs
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 LORA = {"r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"]}
+FEW = {"max_steps": 2, "save_steps": 10}
 SHORT = {"short": {"length": "tokens", "scale": 0.1}}
 
 
@@ -103,9 +110,9 @@ def test_a_margin_that_is_the_reference_leaves_dpo_with_another_beta(
 ) -> None:
     """Check 8: the implicit reward of an adapter that changes nothing is exactly 0."""
     margin = {"nothing": {"model": str(zero_adapter(tiny_model_folder, tmp_path / "zero")), "beta": 0.1}}
-    settings = write_settings(adapter=LORA, held_out=4, margins=margin, weights=[0.25, 0.75])
+    settings = write_settings(adapter=LORA, margins=margin, weights=[0.25, 0.75], trainer=FEW)
     train("modpo", settings, tmp_path / "modpo")
-    other = write_settings("dpo.yaml", adapter=LORA, held_out=4, trainer={"beta": 0.4})
+    other = write_settings("dpo.yaml", adapter=LORA, trainer={**FEW, "beta": 0.4})
     train("dpo", other, tmp_path / "dpo")
     assert equal(weights(tmp_path / "modpo"), weights(tmp_path / "dpo"))
     assert losses_of(tmp_path / "modpo") == losses_of(tmp_path / "dpo")
@@ -114,8 +121,8 @@ def test_a_margin_that_is_the_reference_leaves_dpo_with_another_beta(
 def test_weight_1_is_dpo_and_needs_no_margin(write_settings: Callable[..., Path], tmp_path: Path) -> None:
     """Check 1, as a run; a reward without a weight is not computed."""
     margin = {"other": {"function": "json:loads"}}  # would raise
-    train("modpo", write_settings(margins=margin, weights=[1, 0]), tmp_path / "modpo")
-    train("dpo", write_settings("dpo.yaml"), tmp_path / "dpo")
+    train("modpo", write_settings(margins=margin, weights=[1, 0], trainer=FEW), tmp_path / "modpo")
+    train("dpo", write_settings("dpo.yaml", trainer=FEW), tmp_path / "dpo")
     assert equal(weights(tmp_path / "modpo"), weights(tmp_path / "dpo"))
 
 
@@ -123,17 +130,11 @@ def test_an_adapter_that_dpo_made_is_a_margin(
     write_settings: Callable[..., Path], tmp_path: Path, tiny_model_folder: Path
 ) -> None:
     """Its reward is the same where it is loaded beside the trained adapter and where it is a model apart."""
-    from trivet.train.margins import _loads_beside
-    from trivet.train.loading import load_trainee
-    from trivet.models.names import resolve_model
-
-    made = write_settings("dpo.yaml", adapter=LORA, trainer={"learning_rate": 1e-2, "beta": 0.3})
+    made = write_settings("dpo.yaml", adapter=LORA, trainer={**FEW, "learning_rate": 1e-2, "beta": 0.3})
     train("dpo", made, tmp_path / "helpful")
     trainee = load_trainee(str(tiny_model_folder), base=tmp_path, adapter=LORA, seed=0, where="test")
     assert _loads_beside(resolve_model(str(tmp_path / "helpful")), trainee)
     before = {name: value.clone() for name, value in trainee.model.state_dict().items()}
-    from trivet.train.margins import _active
-
     with _active(trainee.model, tmp_path / "helpful"):
         assert trainee.model.active_adapter == "margin"
     after = trainee.model.state_dict()
@@ -171,7 +172,12 @@ def test_margins_by_length_judge_and_function(write_settings: Callable[..., Path
     }
     lines: list[str] = []
     settings = write_settings(
-        objective="honest", adapter=LORA, margins=margins, weights=[0.4, 0.2, 0.2, 0.2], held_out=4
+        objective="honest",
+        adapter=LORA,
+        margins=margins,
+        weights=[0.4, 0.2, 0.2, 0.2],
+        held_out=4,
+        trainer={"max_steps": 1, "per_device_train_batch_size": 24},
     )
     done = train("modpo", settings, tmp_path / "out", say=lines.append)
     assert any("margin words: " in line and "have no score" in line for line in lines)
@@ -182,19 +188,21 @@ def test_margins_by_length_judge_and_function(write_settings: Callable[..., Path
     assert kept and all(value == 0 for value, _ in json.loads(kept[0].read_text()))
 
 
-def test_the_length_margin_shortens(write_settings: Callable[..., Path], tmp_path: Path) -> None:
-    """Where both answers are equally good, the heavier the weight of brevity the larger its log-ratio."""
-    found = {}
-    for name, vector in (("light", [0.9, 0.1]), ("heavy", [0.1, 0.9])):
-        settings = write_settings(
-            adapter=LORA,
-            margins={"short": {"length": "tokens"}},
-            weights=vector,
-            trainer={"max_steps": 10, "learning_rate": 1e-2},
-        )
-        record = train("modpo", settings, tmp_path / name).record
-        found[name] = record["log"][-2]["logps/chosen"] - record["log"][-2]["logps/rejected"]
-    assert found["light"] != found["heavy"]
+def test_the_first_loss_is_that_of_the_margins(
+    write_settings: Callable[..., Path], tmp_path: Path, tiny_model_folder: Path
+) -> None:
+    """Check 5 as a run: a policy that is the reference; the longer of two answers has the smaller reward."""
+    settings = write_settings(
+        adapter=LORA,
+        margins=SHORT,
+        weights={"short": 0.8, "preference": 0.2},
+        trainer={"max_steps": 1, "per_device_train_batch_size": 24},
+    )
+    train("modpo", settings, tmp_path / "out")
+    examples = tokenise_pairs(make_pairs(24), load(tiny_model_folder)[1], max_length=None).examples
+    longer = torch.tensor([len(one.answers[0]) - len(one.answers[1]) for one in examples])
+    expected = -torch.nn.functional.logsigmoid(4 * 0.1 * longer).mean()
+    assert losses_of(tmp_path / "out") == [pytest.approx(float(expected), abs=1e-4)]
 
 
 FRONT = {"adapter": LORA, "margins": SHORT, "weights": [[0.2, 0.8], {"short": 0.5, "preference": 0.5}]}
@@ -206,14 +214,16 @@ def test_a_front_has_the_adapters_of_its_runs_apart(
     from peft import PeftModel
 
     lines: list[str] = []
-    done = train("modpo", write_settings(**FRONT, held_out=4), tmp_path / "front", say=lines.append)
+    done = train(
+        "modpo", write_settings(**FRONT, held_out=4, trainer=FEW), tmp_path / "front", say=lines.append
+    )
     front = json.loads((tmp_path / "front" / "front.json").read_text())
     assert [point["name"] for point in front["points"]] == ["w_0.2_0.8", "w_0.5_0.5"]
     assert front["points"][1]["weights"] == {"preference": 0.5, "short": 0.5}
     assert front["objectives"] == ["preference", "short"]
     assert "held-out loss, w_0.2_0.8" in done.record["metrics"]
     assert not list((tmp_path / "front").glob("**/checkpoint*"))
-    for vector, name in (([0.2, 0.8], "w_0.2_0.8"), ([0.5, 0.5], "w_0.5_0.5")):
+    for vector, name in (([0.5, 0.5], "w_0.5_0.5"),):
         folder = tmp_path / "front" / name
         card = (folder / "README.md").read_text()
         assert "2310.03708" in card and "held-out loss" in card and is_adapter(folder)
@@ -221,46 +231,54 @@ def test_a_front_has_the_adapters_of_its_runs_apart(
         record = json.loads((folder / "training.json").read_text())
         names = dict(zip(("preference", "short"), vector, strict=True))
         assert record["config"]["weights"] == names
-        single = write_settings(f"{name}.yaml", **{**FRONT, "weights": names}, held_out=4)
+        validate(Config, record["config"], where="the settings that the card tells")
+        single = write_settings(f"{name}.yaml", **{**FRONT, "weights": names}, held_out=4, trainer=FEW)
         apart = train("modpo", single, tmp_path / name)
         assert equal(weights(folder), weights(tmp_path / name))
         assert apart.record["address"] == record["address"]
         assert apart.record["metrics"] == record["metrics"]
 
 
-@pytest.mark.parametrize("warm", [False, True])
-@pytest.mark.parametrize("step", [3, 6])
+@pytest.mark.parametrize(
+    ("warm", "second"),
+    [
+        (True, True),
+        *(
+            pytest.param(*one, marks=pytest.mark.slow)
+            for one in ((False, False), (True, False), (False, True))
+        ),
+    ],
+)
 def test_an_interrupted_front_ends_with_the_same_adapters(
     write_settings: Callable[..., Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     warm: bool,
-    step: int,
+    second: bool,
 ) -> None:
-    """Stopped in the first weight, and before the second one's first step; no finished weight is made twice."""
-    settings = write_settings(**FRONT, warm_start=warm, trainer={"max_steps": 6})
+    """Stopped in the first weight or in the second one; no finished weight is made twice."""
+    settings = write_settings(**FRONT, warm_start=warm, trainer={"max_steps": 4})
     train("modpo", settings, tmp_path / "whole")
     with monkeypatch.context() as patch:
-        if step == 6:
-            stop_in_point(patch, "w_0.5_0.5", 3)
-        else:
-            stop_after(patch, step)
+        stop_in_point(patch, "w_0.5_0.5" if second else "w_0.2_0.8", 3)
         with pytest.raises(KeyboardInterrupt):
             train("modpo", settings, tmp_path / "killed")
     finished = tmp_path / ".killed.training" / "finished"
     stamps = {file: file.stat().st_mtime_ns for file in finished.glob("w_*/adapter_model.safetensors")}
-    assert len(stamps) == (step == 6)
+    assert len(stamps) == second
     lines: list[str] = []
     done = train("modpo", settings, tmp_path / "killed", say=lines.append)
     assert any("goes on after step 2" in line for line in lines)
     steps = sum(line.startswith("step ") for line in lines)
-    assert steps == (4 if step == 6 else 10)
+    assert steps == (2 if second else 6)
     for name in ("w_0.2_0.8", "w_0.5_0.5"):
         assert equal(*(weights(tmp_path / folder / name) for folder in ("whole", "killed")))
     assert [point["warm start from"] for point in done.record["front"]] == [
         None,
         "w_0.2_0.8" if warm else None,
     ]
+    card = (tmp_path / "killed" / "w_0.5_0.5" / "README.md").read_text()
+    assert ("started from w\\_0.2\\_0.8" in card) == warm
     assert not list(tmp_path.glob(".killed.training*"))
 
 
@@ -278,17 +296,32 @@ def stop_in_point(patch: pytest.MonkeyPatch, name: str, step: int) -> None:
     patch.setattr(ResumableTrainer, "training_step", dying)
 
 
-def test_a_warm_start_is_told_in_the_record(write_settings: Callable[..., Path], tmp_path: Path) -> None:
-    train("modpo", write_settings(**FRONT, warm_start=True, trainer={"max_steps": 2}), tmp_path / "warm")
-    train("modpo", write_settings(**FRONT, trainer={"max_steps": 2}), tmp_path / "plain")
-    first, second = ("w_0.2_0.8", "w_0.5_0.5")
-    assert equal(*(weights(tmp_path / folder / first) for folder in ("warm", "plain")))
-    assert not equal(*(weights(tmp_path / folder / second) for folder in ("warm", "plain")))
-    assert "started from w\\_0.2\\_0.8" in (tmp_path / "warm" / second / "README.md").read_text()
+@pytest.mark.full
+def test_a_front_that_is_killed_ends_with_the_same_adapters(
+    write_settings: Callable[..., Path], tmp_path: Path
+) -> None:
+    settings = write_settings(**FRONT, trainer={"max_steps": 12, "save_steps": 2})
+    started = time.monotonic()
+    subprocess.run(command(settings, tmp_path / "whole", "modpo"), check=True, capture_output=True)
+    whole = time.monotonic() - started
+    for share in (0.6, 0.8):
+        process = subprocess.Popen(
+            command(settings, tmp_path / "killed", "modpo"),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            process.wait(timeout=share * whole)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command(settings, tmp_path / "killed", "modpo"), check=True, capture_output=True)
+    for name in ("w_0.2_0.8", "w_0.5_0.5"):
+        assert equal(*(weights(tmp_path / folder / name) for folder in ("whole", "killed")))
 
 
 def test_top_layers_alone_have_the_adapter(write_settings: Callable[..., Path], tmp_path: Path) -> None:
-    settings = write_settings(**FRONT, top_layers=1, trainer={"max_steps": 1})
+    settings = write_settings(**{**FRONT, "weights": [[0.2, 0.8]]}, top_layers=1, trainer={"max_steps": 1})
     done = train("modpo", settings, tmp_path / "out")
     names = weights(tmp_path / "out" / "w_0.2_0.8")
     assert names and all(".layers.1." in name for name in names)
@@ -348,22 +381,20 @@ def test_no_scored_pair_is_an_error(write_settings: Callable[..., Path], tmp_pat
         train("modpo", settings, tmp_path / "out")
 
 
-def test_an_adapter_on_the_output_layer_is_a_model_apart(
-    write_settings: Callable[..., Path], tmp_path: Path, tiny_model_folder: Path
-) -> None:
-    """Answers are scored with the output layer as it is, which such an adapter changes."""
-    from trivet.models.names import resolve_model
-    from trivet.train.loading import load_trainee
-    from trivet.train.margins import _loads_beside
-
+def test_what_is_no_plain_adapter_is_a_model_apart(tmp_path: Path, tiny_model_folder: Path) -> None:
+    """Answers are scored with the output layer as it is; some kinds of adapters change the base itself."""
     folder = zero_adapter(tiny_model_folder, tmp_path / "zero")
-    file = folder / "adapter_model.safetensors"
     trainee = load_trainee(str(tiny_model_folder), base=tmp_path, adapter=LORA, seed=0, where="test")
-    reference = resolve_model(str(folder))
-    assert _loads_beside(reference, trainee)
+    assert _loads_beside(resolve_model(str(folder)), trainee)
+    settings, file = folder / "adapter_config.json", folder / "adapter_model.safetensors"
+    plain = settings.read_text()
+    for change in ({"init_lora_weights": "pissa"}, {"bias": "all"}, {"modules_to_save": ["lm_head"]}):
+        settings.write_text(json.dumps({**json.loads(plain), **change}))
+        assert not _loads_beside(resolve_model(str(folder)), trainee)
+    settings.write_text(plain)
     tensors = {
         name.replace("model.layers.0.self_attn.q_proj", "lm_head"): value
         for name, value in load_file(file).items()
     }
     save_file(tensors, file)
-    assert not _loads_beside(reference, trainee)
+    assert not _loads_beside(resolve_model(str(folder)), trainee)

@@ -85,7 +85,7 @@ def test_loss_and_gradients_are_those_of_trl(
 
     model, tokenizer = classifier(tiny_model_folder)
     padding = tokenizer.pad_token_id
-    rows, tokenised = scored_pairs(pairs, tokenizer, max_length=60, padding=padding)
+    rows, _ = scored_pairs(pairs, tokenizer, max_length=60, padding=padding)
     assert len(rows) == len(theirs.train_dataset)
     score_by_head(model)
     if packed:
@@ -110,7 +110,7 @@ def test_the_loss_at_a_zero_head_is_log_2_and_knows_no_constant() -> None:
     scores = torch.randn(8, generator=torch.Generator().manual_seed(0))
     assert float(reward_loss(scores + 3)) == pytest.approx(float(reward_loss(scores)), abs=1e-6)
     assert float(reward_loss(scores + 3, center=0.1)) > float(reward_loss(scores, center=0.1))
-    by_hand = [math.log1p(math.exp(-(float(w) - float(l) - 0.5))) for w, l in scores.view(-1, 2)]
+    by_hand = [math.log1p(math.exp(-(float(won) - float(lost) - 0.5))) for won, lost in scores.view(-1, 2)]
     expected = sum(by_hand) / 4
     assert float(reward_loss(scores, torch.full((4,), 0.5))) == pytest.approx(expected, abs=1e-6)
 
@@ -137,7 +137,7 @@ def test_what_pads_and_what_stands_behind_it_changes_no_score(tiny_model_folder:
     torch.testing.assert_close(together, beside, rtol=0, atol=1e-5)
 
 
-SEPARABLE = {"max_steps": 40, "learning_rate": 1e-2, "save_steps": 100}
+SEPARABLE = {"max_steps": 25, "learning_rate": 1e-2, "save_steps": 100}
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ def test_a_run_learns_what_separates_the_answers_and_loads_in_plain_transformers
     assert 0.5 < low <= metrics["held-out accuracy"] <= high <= 1
     assert {"held-out accuracy, even", "held-out accuracy, odd"} <= metrics.keys()
     assert metrics["held-out accuracy, even, n"] + metrics["held-out accuracy, odd, n"] == 20
-    assert any(line.startswith("step 40 of 40: loss") for line in lines)
+    assert any(line.startswith("step 25 of 25: loss") for line in lines)
     facts = json.loads((tmp_path / "out" / "training.json").read_text())["judge"]
     assert facts["objective"] == "agreement" and facts["quality"]["accuracy"]["value"] > 0.9
     assert len(json.loads((tmp_path / "out" / "training_prompts.json").read_text())) == 40

@@ -24,15 +24,9 @@ from trivet._validation import validate
 from trivet.catalogue import method
 from trivet.evaluate._samples import EvaluationConfig, choose, dataset_of, load_rows, rows_digest, sample
 from trivet.evaluate._scoring import answer_text, label_shares, no_answer, scored
-from trivet.judges.answers import IDK_SENTENCE, mark
+from trivet.judges.answers import IDK_SENTENCE, PERMITTING_PROMPT, mark
 
 VERSION = 1
-
-PROMPT = (
-    "Answer the question in one short sentence. If you do not know the answer, or if it cannot be known,"
-    f' reply with "{IDK_SENTENCE}"\n\nQuestion: {{question}}'
-)
-"""What every system is asked."""
 
 
 class Config(EvaluationConfig):
@@ -68,7 +62,7 @@ def _sample(row: dict[str, Any]) -> Sample:
     return sample(
         row,
         "answerable" if row["answerable"] else "unanswerable",
-        prompt=PROMPT.replace("{question}", row["prompt"]),
+        prompt=PERMITTING_PROMPT.replace("{question}", row["prompt"]),
         target=row["answers"] or IDK_SENTENCE,
         question=row["prompt"],
         answers=row["answers"],

@@ -66,3 +66,9 @@ class Judge(Protocol):
     def score(self, chats: Sequence[Chat]) -> Sequence[Verdict]:
         """Score the last assistant message of each chat; never raises for one bad row."""
         ...
+
+
+def parts_of(judge: Judge) -> tuple[Judge, ...]:
+    """The judges that a judge is made of; itself where it is not made of others."""
+    parts = getattr(judge, "parts", ())
+    return tuple(inner for part in parts for inner in parts_of(part)) if parts else (judge,)

@@ -46,6 +46,9 @@ KINDS: Mapping[str, Kind] = {
         "trivet.judges.reward_model",
         "a trained reward or cost model, as `trivet train reward_model` and `cost_model` make it",
     ),
+    "weighted_sum": Kind(
+        "trivet.judges.weighted_sum", "a weighted sum of other judges: one reward for several objectives"
+    ),
     "grader": Kind("trivet.judges.grader", "a language model, or a panel of them, that grades by a rubric"),
 }
 
@@ -58,7 +61,7 @@ _PRESET_SUMMARIES = {
 }
 
 _built: dict[str, Judge] = {}
-_lock = threading.Lock()
+_lock = threading.RLock()  # a judge may be made of others
 
 
 def names() -> dict[str, str]:
@@ -78,6 +81,7 @@ def resolve(spec: Spec, *, base: Path | None = None) -> Judge:
     Raises:
         ConfigError: an unknown name or key, or a value out of bounds.
         JudgeError: the file is missing, damaged, or not a judge.
+        ModelError: there is no such reward model, or its weights cannot be used safely.
     """
     if not isinstance(spec, str | Path | Mapping):
         if isinstance(spec, Judge):
@@ -121,7 +125,27 @@ def _read(spec: "str | Path | Mapping[str, Any]", base: Path | None) -> tuple[st
     if name == "reward_model" and isinstance(settings.get("model"), str | Path):
         folder = _anchored(str(settings["model"]), base)
         settings["model"] = folder if Path(folder).exists() else str(settings["model"])  # or on the hub
+    if name == "weighted_sum":
+        settings = anchored_parts(settings, base)
     return name, settings
+
+
+def anchored_parts(settings: Mapping[str, Any], base: Path | None) -> dict[str, Any]:
+    """The settings of ``weighted_sum`` with the paths of its judges no longer relative.
+
+    Raises:
+        ConfigError, JudgeError: as ``resolve``.
+    """
+    of = settings.get("of")
+    if not isinstance(of, Mapping):
+        return dict(settings)
+    parts = {}
+    for name, part in of.items():
+        parts[name] = part
+        if isinstance(part, Mapping) and isinstance(part.get("judge"), str | Path | Mapping):
+            kind, inner = _read(part["judge"], base)
+            parts[name] = {**part, "judge": {"judge": kind, **inner}}
+    return {**settings, "of": parts}
 
 
 def _of_path(path: str) -> tuple[str, dict[str, Any]]:

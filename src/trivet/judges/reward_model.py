@@ -43,8 +43,8 @@ LABELS = ("safe", "unsafe")
 
 class Config(BaseConfig):
     """``model``: what ``trivet train reward_model`` or ``cost_model`` wrote, a classifier or an adapter, or
-    another sequence classifier with one output. With ``low`` and ``high`` the value is (score − low) / (high − low),
-    held within 0 and 1."""
+    another sequence classifier with one output. With ``low`` and ``high`` the value is
+    (score − low) / (high − low), held within 0 and 1."""
 
     model: str = Field(description="a folder, an adapter or a hub id")
     low: float | None = Field(None, description="score that becomes 0", allow_inf_nan=False)

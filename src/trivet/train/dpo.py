@@ -28,7 +28,7 @@ class Config(PreferenceConfig):
     """Those of every method that learns from pairs."""
 
 
-@method(paper="2305.18290", version=1, takes=("Checkpoint", "DataSet"), gives=("Checkpoint",))
+@method(paper=None, version=1, takes=("Checkpoint", "DataSet"), gives=("Checkpoint",))
 def train(config: Config, context: TrainingContext) -> None:
     """Train on the pairs; the checkpoint or adapter is in ``context.output``."""
     train_on_pairs(config, context)

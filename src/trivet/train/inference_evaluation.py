@@ -29,19 +29,25 @@ def win_rates(
         label: says whose scores these are.
     """
     pairs = [
-        tuple([value for value in scores if value is not None] for scores in both)
-        for both in zip(judged(judge, policy), judged(judge, reference), strict=True)
+        (_scored(own), _scored(other))
+        for own, other in zip(judged(judge, policy), judged(judge, reference), strict=True)
     ]
     kinds: list[tuple[str, Procedure, int]] = [("win rate", "none", 1)]
     if procedure != "none":
         kinds.append((f"win rate, {NAMES[procedure]} {n}", procedure, n))
     found: dict[str, Any] = {}
     for name, kind, count in kinds:
-        values = [win_rate(*pair, kind, count) for pair in pairs if min(map(len, pair)) >= count]
+        values = [
+            win_rate(own, other, kind, count) for own, other in pairs if min(len(own), len(other)) >= count
+        ]
         found |= figures(f"{name}, {label}", values, (0.0, 1.0))
         if len(values) < len(pairs):
             found[f"{name}, {label}: prompts left out"] = len(pairs) - len(values)
     return found
+
+
+def _scored(scores: Sequence[float | None]) -> list[float]:
+    return [value for value in scores if value is not None]
 
 
 def figures(name: str, values: Sequence[float], bounds: tuple[float, float] | None) -> dict[str, Any]:

@@ -32,7 +32,7 @@ Transform = Literal["identity", "log", "exponential", "fixed_point"]
 GRID = np.linspace(0.0, 1.0, 20_001)
 """The quantiles at which curves are computed; integrals are by the trapezoid rule."""
 
-DAMPING, RESIDUAL, SWEEPS = 0.05, 1e-9, 5_000
+DAMPING, RESIDUAL, SWEEPS = 0.5, 1e-9, 5_000
 _SCALES = (1e-3, 1e3)  # in units of β over the range of Φ
 
 
@@ -73,14 +73,16 @@ def outcome(phi: Floats, beta: float, procedure: Procedure, n: int = 1) -> Outco
 def fixed_point(beta: float, procedure: Procedure, n: int) -> Floats:
     """The Φ that is optimal for W − β KL, on ``GRID`` [20,001], with Φ(0) = 0.
 
-    Without a procedure it is u itself.
+    Without a procedure it is u itself. The iteration is damped, and more so whenever it moved away.
 
     Raises:
-        ConfigError: the iteration does not settle, which happens where β is very small.
+        ConfigError: the iteration does not settle, or the grid is too coarse for it, which happens where n is
+            large and β small.
     """
     phi = GRID.copy()
     if procedure == "none" or n == 1:
         return phi
+    damping, last = DAMPING, math.inf
     for _ in range(SWEEPS):
         cumulative = _integral(_density(phi, beta)[0])
         if procedure == "best_of_n":
@@ -88,13 +90,18 @@ def fixed_point(beta: float, procedure: Procedure, n: int) -> Floats:
         else:
             slope = n**2 * ((1 - cumulative).clip(0) * (1 - GRID)) ** (n - 1)
         change = _integral(slope) - phi
-        phi += DAMPING * change
-        if np.abs(change).max() < RESIDUAL:
-            return phi
-    raise ConfigError(
-        f"transform: the fixed point for n = {n} at beta = {beta:g} was not reached in {SWEEPS:,} sweeps",
-        hint="raise beta, or use the exponential transform",
-    )
+        residual = float(np.abs(change).max())
+        if residual < RESIDUAL:
+            break
+        damping = damping / 2 if residual > last else damping
+        phi, last = phi + damping * change, residual
+    plain = outcome(GRID, beta, procedure, n).objective
+    if residual >= RESIDUAL or outcome(phi, beta, procedure, n).objective < plain:
+        raise ConfigError(
+            f"transform: the fixed point for n = {n} at beta = {beta:g} was not found in {SWEEPS:,} sweeps",
+            hint="raise beta, or use the exponential transform",
+        )
+    return phi
 
 
 def best_scale(phi: Floats, beta: float, procedure: Procedure, n: int) -> float:
@@ -135,7 +142,7 @@ def make_transform(
     if kind == "fixed_point":
         curve = fixed_point(beta, procedure, n)
         return lambda quantiles, samples: np.interp(quantiles, GRID, curve)
-    curve = {"identity": lambda: GRID, "log": _log_curve, "exponential": lambda: exponential(GRID, t)}[kind]()
+    curve = curve_of(kind, t)
     scale = best_scale(curve, beta, procedure, n) if rescale else 1.0
     if kind == "log":
         return lambda quantiles, samples: scale * log_of_samples(quantiles, samples)
@@ -144,9 +151,14 @@ def make_transform(
     return lambda quantiles, samples: scale * quantiles
 
 
-def _log_curve() -> Floats:
-    with np.errstate(divide="ignore"):
-        return np.log(GRID)
+def curve_of(kind: Literal["identity", "log", "exponential"], t: float) -> Floats:
+    """Φ on ``GRID`` [20,001], before any scale."""
+    if kind == "exponential":
+        return exponential(GRID, t)
+    if kind == "log":
+        with np.errstate(divide="ignore"):
+            return np.asarray(np.log(GRID))
+    return GRID
 
 
 def _density(phi: Floats, beta: float) -> tuple[Floats, float]:

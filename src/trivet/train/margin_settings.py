@@ -54,7 +54,7 @@ class Margin(_validation.Config):
             raise ValueError("a margin has one of model, length, judge and function")
         if self.beta is not None and self.model is None:
             raise ValueError("beta: is that of a model; another reward has a scale")
-        if "scale" in self.model_fields_set and self.model is not None:
+        if self.scale != 1 and self.model is not None:
             raise ValueError("scale: a model's reward has its beta")
         return self
 

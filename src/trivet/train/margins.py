@@ -40,6 +40,8 @@ Rewards = list[tuple[float, float] | None]
 
 _CHUNK = 128  # chats that are scored, and kept, at a time
 _ADAPTER = "margin"
+_BASE_STAYS = (None, True, False, "gaussian")
+_MORE_THAN_LORA = ("modules_to_save", "trainable_token_indices", "layer_replication", "target_parameters")
 
 
 def margin_rewards(
@@ -131,10 +133,14 @@ def _loads_beside(reference: ModelReference, trainee: Trainee) -> bool:
         return False
     if not isinstance(trainee.model, PeftModel):
         return False
-    settings = json.loads((reference.path / "adapter_config.json").read_text(encoding="utf-8"))
-    plain = settings.get("peft_type") == "LORA" and settings.get("bias", "none") == "none"
     file = reference.path / "adapter_model.safetensors"
-    if not plain or settings.get("modules_to_save") or not file.is_file():
+    settings = json.loads((reference.path / "adapter_config.json").read_text(encoding="utf-8"))
+    trained = trainee.model.peft_config[trainee.model.active_adapter]
+    starts = (settings.get("init_lora_weights", True), trained.init_lora_weights)
+    if any(start not in _BASE_STAYS for start in starts):  # others move a part of the base into the adapter
+        return False
+    plain = settings.get("peft_type") == "LORA" and settings.get("bias", "none") == "none"
+    if not plain or any(settings.get(key) for key in _MORE_THAN_LORA) or not file.is_file():
         return False
     inner = causal_model(trainee.model)
     output = inner.get_output_embeddings()

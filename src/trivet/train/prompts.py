@@ -84,7 +84,7 @@ def tokenise_prompts(
         if len(tokens) + room <= context_length:
             kept.append(Prompt(one.row, one.chat, tokens))
     reason = f"no room for {room} tokens of answer in the context of {context_length}"
-    if not kept:
+    if prompts and not kept:
         raise DataError(f"every prompt was dropped: {reason}", hint="lower the longest answer")
     dropped = len(prompts) - len(kept)
     return kept, {reason: dropped} if dropped else {}

@@ -63,6 +63,8 @@ def prepared(config: TrainConfig, context: TrainingContext, arguments: RLOOConfi
     Raises:
         DataError, ModelError, ConfigError: what the settings name is wrong; see where they are read.
     """
+    room, group = arguments.max_completion_length, arguments.num_generations
+    assert room is not None and group is not None  # optional in TRL's class alone
     trained, held_out, notes = _prompts(config, context)
     trained = those_seen(trained, arguments, config.seed, notes)
     trainee = _load(config, context, arguments, config.adapter)
@@ -74,20 +76,15 @@ def prepared(config: TrainConfig, context: TrainingContext, arguments: RLOOConfi
         packs(reference, trainee.tokenizer.vocab_size)  # the same model: it takes the same batches
     model = resolve_model(anchored(config.model, context.base))
     with generation_engine(model, str(arguments.device)) as engine:
-        limits: dict[str, int] = {
-            "room": arguments.max_completion_length,
-            "context_length": engine.capabilities.context_length or 2**20,
-        }
-        kept, dropped = tokenise_prompts(trained, trainee.tokenizer, **limits)
-        apart = tokenise_prompts(held_out, trainee.tokenizer, **limits)[0] if held_out else []
+        length = engine.capabilities.context_length or 2**20
+        kept, dropped = tokenise_prompts(trained, trainee.tokenizer, room=room, context_length=length)
+        apart, _ = tokenise_prompts(held_out, trainee.tokenizer, room=room, context_length=length)
         notes += [f"{count} prompts dropped: {reason}" for reason, count in dropped.items()]
         context.facts["data"] = notes
         for note in notes:
             context.say(note)
-        _tell_memory(context, trainee, arguments, kept, reference is not None)
-        rollouts = RolloutEngine(
-            engine, count=arguments.num_generations, max_tokens=arguments.max_completion_length
-        )
+        _tell_memory(context, trainee, arguments, [len(one.tokens) + group * room for one in kept], reference)
+        rollouts = RolloutEngine(engine, count=group, max_tokens=room)
         yield Prepared(arguments, trainee, rollouts, reference, packed, kept, apart)
 
 
@@ -130,13 +127,12 @@ def _prompts(config: TrainConfig, context: TrainingContext) -> tuple[list[Prompt
 
 
 def _tell_memory(
-    context: TrainingContext, trainee: Trainee, arguments: RLOOConfig, prompts: list[Prompt], copy: bool
+    context: TrainingContext, trainee: Trainee, arguments: RLOOConfig, lengths: list[int], reference: Any
 ) -> None:
-    answers = arguments.num_generations * arguments.max_completion_length
-    longest = sorted((len(one.tokens) + answers for one in prompts), reverse=True)
+    longest = sorted(lengths, reverse=True)
     parts = memory_estimate(trainee.model, tokens=sum(longest[: arguments.per_device_train_batch_size]))
     parts["generation engine"] = parts["weights"]
-    if copy:
+    if reference is not None:
         parts["reference"] = parts["weights"]
     context.say(
         f"memory, estimated for the longest batch: {sum(parts.values()) / 1e9:.1f} GB ("

@@ -182,6 +182,8 @@ def _open(work: Path, address: str) -> None:
 def _finish(made: Path, output: Path, record: Mapping[str, Any], work: Path) -> None:
     from trivet.train.card import model_card
 
+    for pickled in made.rglob("training_args.bin"):  # the settings, which the record holds as JSON
+        pickled.unlink()
     write_json(made / RECORD, finite(record))
     write_text(made / "README.md", model_card(record))
     try:

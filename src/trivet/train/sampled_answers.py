@@ -88,6 +88,8 @@ def answer_all(
     """
     together = max(1, ROWS // sum(one.count for one in wanted))
     found = [] if path is None else _kept(path, len(prompts))
+    if len(found) == len(prompts):
+        return found
     for start in range(len(found) // together * together, len(prompts), together):
         chunk = prompts[start : start + together]
         operations = [

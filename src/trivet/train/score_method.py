@@ -96,7 +96,10 @@ def train_scorer(
         disable_dropout(trainee.model)
     options = {"max_length": arguments.max_length, "padding": trainee.padding}
     trained, tokenised = scored_pairs(kept, trainee.tokenizer, **options)
-    held_out = scored_pairs(apart, trainee.tokenizer, **options)[0] if apart else []
+    held_out: list[ScoredPair] = []
+    if apart:
+        held_out, judged = scored_pairs(apart, trainee.tokenizer, **options)
+        notes += [f"of those held out, {note}" for note in judged.notes()]
     loss = loss_of(arguments, trained)
     context.facts["data"] = [*notes, *tokenised.notes(), *context.facts.pop("notes", [])]
     for note in context.facts["data"]:

@@ -79,6 +79,12 @@ def lora_config(given: Mapping[str, Any], *, where: str, task: str = "CAUSAL_LM"
             raise ConfigError(
                 f"unknown field {name!r} of LoraConfig", where=where, hint=did_you_mean(str(name), known)
             )
+    if given.get("init_lora_weights", True) not in (True, "gaussian", "orthogonal"):
+        raise ConfigError(
+            f"init_lora_weights: {given['init_lora_weights']!r} begins with another model than the one named",
+            where=where,
+            hint="leave it out; the model before training is what a policy is compared with",
+        )
     try:
         return LoraConfig(task_type=task, **given)
     except (ValueError, TypeError) as error:

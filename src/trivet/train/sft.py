@@ -9,6 +9,10 @@ tokens before it; the prompt itself is not learnt. Over all N completion tokens 
 Cost: the tokens of prompt and completion once forward and once backward for each row and epoch; logits are
 computed for completion tokens only and in chunks, and there is no padding.
 
+Loss and gradients are those of TRL's SFTTrainer, also where a step is spread over accumulated batches or over
+processes. Unlike it, no auxiliary loss of a mixture of experts is added, and rows are never joined to one
+sequence (``packing``): there is no padding to save.
+
 Rows have TRL's columns: ``prompt`` and ``completion``, ``messages``, or ``text``; the last two are learnt
 whole, as with TRL, and so is everything with ``completion_only_loss: false``. Of preference pairs the chosen
 answer is learnt.
@@ -73,7 +77,11 @@ def train(config: Config, context: TrainingContext) -> None:
     )
     options: dict[str, Any] = {"max_length": arguments.max_length, "completion_only": completion_only}
     tokenised = tokenise_supervised(rows, trainee.tokenizer, **options)
-    held_out = tokenise_supervised(apart, trainee.tokenizer, **options).examples if apart else []
+    held_out: Sequence[Example] = []
+    if apart:
+        judged = tokenise_supervised(apart, trainee.tokenizer, **options)
+        held_out = judged.examples
+        notes += [f"of those held out, {note}" for note in judged.notes()]
     context.facts["data"] = [*notes, *tokenised.notes()]
     for note in context.facts["data"]:
         context.say(note)
