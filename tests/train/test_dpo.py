@@ -167,6 +167,21 @@ def test_a_run_lowers_the_loss_and_loads_in_plain_transformers(
     assert not torch.equal(after(tokens).logits, before(tokens).logits)
 
 
+def test_an_adapter_names_the_base_and_none_is_made_on_an_adapter(
+    write_settings: Callable[..., Path], tmp_path: Path, tiny_model_folder: Path
+) -> None:
+    adapter = {"r": 2, "target_modules": ["q_proj"]}
+    train("dpo", write_settings(adapter=adapter, trainer={"max_steps": 1}), tmp_path / "one")
+    named = json.loads((tmp_path / "one/adapter_config.json").read_text())
+    assert named["base_model_name_or_path"] == str(tiny_model_folder)
+    second = write_settings(model=str(tmp_path / "one"), adapter=adapter)
+    with pytest.raises(ConfigError, match="is an adapter, and an adapter names one base model"):
+        train("dpo", second, tmp_path / "two")
+    whole = write_settings(model=str(tmp_path / "one"), trainer={"max_steps": 1})
+    train("dpo", whole, tmp_path / "three")
+    assert (tmp_path / "three/model.safetensors").is_file()
+
+
 def test_the_finished_run_is_not_made_again(write_settings: Callable[..., Path], tmp_path: Path) -> None:
     settings = write_settings(trainer={"max_steps": 1})
     train("dpo", settings, tmp_path / "out")

@@ -200,6 +200,7 @@ def test_a_run_learns_what_separates_the_answers_and_loads_in_plain_transformers
     assert scores[0] > scores[1]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_with_the_same_weights(
     write_settings: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,8 +3,8 @@
 "Alignment for Honesty" (arXiv 2312.07000). The questions are asked of the model itself as it is before
 training, once greedily and ``samples`` times at temperature 1, in a prompt that does not mention not knowing;
 the rows are trained on, and the trained model is asked, in one that permits it. On held-out questions three
-systems answer: the model before training with the plain prompt, which is the reference; the same model with the
-permitting prompt, which is the paper's prompt-based baseline and needs no training (a `system.yaml` with
+systems answer: the model before training with the plain prompt, which is the reference; the same model with
+the permitting prompt, which is the paper's prompt-based baseline and needs no training (a `system.yaml` with
 that system prompt is all of it); and the trained model.
 """
 

@@ -51,6 +51,7 @@ def load_trainee(
         raise UnsupportedError(
             "cannot be trained: it is not a folder of weights", where=f"{where}: model {name}"
         )
+    refuse_adapter_on_adapter(reference, adapter, where)
     set_seed(seed)
     logging.disable_progress_bar()
     dtype: Any = "auto" if torch.cuda.is_available() else torch.float32
@@ -63,14 +64,29 @@ def load_trainee(
         raise ModelError(f"cannot be loaded: {' '.join(str(error).split())[:400]}", where=name) from error
     if reference.base is not None:
         assert reference.path is not None
-        model = with_adapter(model, reference.path)
+        model = with_adapter(model, reference.path).requires_grad_(True)  # PEFT froze it
     if adapter is not None:
-        model.name_or_path = public_name(reference)
         try:
             model = get_peft_model(model, lora_config(adapter, where=f"{where}: adapter"))
         except ValueError as error:
             raise ConfigError(" ".join(str(error).split())[:400], where=f"{where}: adapter") from error
     return Trainee(model, tokenizer, reference.identity, name)
+
+
+def refuse_adapter_on_adapter(
+    reference: ModelReference, adapter: Mapping[str, Any] | None, where: str
+) -> None:
+    """An adapter on a model that is an adapter itself would name a base that nobody has.
+
+    Raises:
+        ConfigError: the model is an adapter, and another one is asked for.
+    """
+    if adapter is not None and reference.base is not None:
+        raise ConfigError(
+            f"model: {reference.name} is an adapter, and an adapter names one base model",
+            where=where,
+            hint="merge it into its base first (`trivet merge`), or leave `adapter` out to train all weights",
+        )
 
 
 def public_name(reference: ModelReference) -> str:

@@ -26,9 +26,11 @@ from trivet import catalogue
 from trivet._files import canonical_json, sha256_text, write_json, write_text
 from trivet._validation import read_yaml, validate
 from trivet.errors import StoreError, TrainingError
+from trivet.models.names import ModelReference, resolve_model
 from trivet.train.checkpoints import ResumableTrainer, checkpoints
+from trivet.train.loading import public_name
 from trivet.train.progress import ProgressLines
-from trivet.train.settings import TrainConfig
+from trivet.train.settings import TrainConfig, anchored
 
 RECORD = "training.json"
 _PACKAGES = ("trivet", "torch", "transformers", "trl", "peft", "accelerate")
@@ -130,6 +132,7 @@ def train(
             **context.facts,
         }
         if processes.is_main_process:
+            _name_base(context.output, resolve_model(anchored(config.model, base)))
             _finish(context.output, output, record, work)
         processes.wait_for_everyone()
     return Trained(output, record, made=True)
@@ -177,6 +180,16 @@ def _open(work: Path, address: str) -> None:
             )
         return
     write_json(state, {"address": address})
+
+
+def _name_base(made: Path, reference: ModelReference) -> None:
+    """Let adapters name their base so that others find it, not by where it lies in a cache here.
+
+    It is done at the end, since PEFT asks the hub about a base that is an id whenever it saves.
+    """
+    for file in made.rglob("adapter_config.json"):
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        write_json(file, {**settings, "base_model_name_or_path": public_name(reference)})
 
 
 def _finish(made: Path, output: Path, record: Mapping[str, Any], work: Path) -> None:

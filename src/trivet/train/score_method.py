@@ -19,7 +19,7 @@ from trivet.models.classifiers import load_classifier, padding_of
 from trivet.models.names import resolve_model
 from trivet.train.answer_scores import score_by_head
 from trivet.train.arguments import trainer_arguments
-from trivet.train.loading import Trainee, public_name
+from trivet.train.loading import Trainee, refuse_adapter_on_adapter
 from trivet.train.preference_method import disable_dropout, hold_out, tell_memory, those_seen
 from trivet.train.preferences import Pair, PreferenceSet, asked, read_preferences
 from trivet.train.running import TrainingContext
@@ -151,13 +151,14 @@ def load_scorer(config: TrainConfig, context: TrainingContext) -> Trainee:
     set_seed(config.seed)
     dtype: Any = "auto" if torch.cuda.is_available() else torch.float32
     model, tokenizer = load_classifier(reference, dtype=dtype, new_head=True)
+    model.requires_grad_(True)  # PEFT freezes what an adapter is merged into
     padding = padding_of(tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(padding)
     model.config.get_text_config().pad_token_id = padding  # says where the score is read
     if config.adapter is not None:
         where = f"{context.where}: adapter"
-        model.name_or_path = public_name(reference)
+        refuse_adapter_on_adapter(reference, config.adapter, where)
         try:
             model = get_peft_model(model, lora_config(config.adapter, where=where, task="SEQ_CLS"))
         except ValueError as error:
