@@ -229,7 +229,7 @@ class ProgramContext:
     continues: bool = False
 
     def answered(self, text: str) -> Chat:
-        """The chat with ``text`` as its answer, as a judge is shown it; a message that is continued is one."""
+        """The chat with ``text`` as its answer, as judges are shown it; a continued message is one."""
         if not self.continues:
             return [*self.chat, {"role": "assistant", "content": text}]
         begun = self.chat[-1]

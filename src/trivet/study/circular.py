@@ -2,8 +2,9 @@
 
 Three uses are circular and refused: an evaluation is scored by a judge that a system uses (best-of-n, say); a
 row on which such a judge was fitted has a prompt that the study asks; and a row that trained a system has
-one. Prompts are compared in normalised form. Where the judge that scores and the judge that steers were fitted
-on some of the same rows, that is said in a note: the two are different judges, but not quite independent ones.
+one. Prompts are compared in normalised form. Where the judge that scores and the judge that steers were
+fitted on some of the same rows, that is said in a note: they are different judges, but not quite independent
+ones.
 """
 
 from collections.abc import Iterable, Sequence
