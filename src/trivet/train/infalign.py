@@ -142,7 +142,14 @@ def train(config: Config, context: TrainingContext) -> None:
             reference = _held_out_answers(config, context, made, "reference") if made.held_out else []
         if not table:
             raise DataError("no answer of the reference could be scored", where=f"judge {judge.name}")
-        for note in calibration_notes(table, len(made.prompts)):
+        coarse = config.transform == "exponential" and config.samples < 2 * abs(config.exponent)
+        notes = calibration_notes(table, len(made.prompts))
+        if coarse:
+            notes.append(
+                f"{config.samples} samples are few for the exponent {config.exponent:g}: calibrated rewards "
+                "come in steps of 1 / samples, between which the transform changes by a factor"
+            )
+        for note in notes:
             context.facts["data"].append(note)
             context.say(note)
         prompts = [one for one in made.prompts if one.row in table]
