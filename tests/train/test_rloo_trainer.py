@@ -125,8 +125,8 @@ def test_advantages_and_gradients_are_those_of_trl(tiny_model_folder: Path, tmp_
 @pytest.mark.parametrize(
     "adapter",
     [
-        {"r": 4, "target_modules": ["q_proj", "up_proj"], "init_lora_weights": False},
-        {"r": 4, "target_modules": ["v_proj"], "use_dora": True, "init_lora_weights": False},
+        {"r": 4, "target_modules": ["q_proj", "up_proj"]},
+        {"r": 4, "target_modules": ["v_proj"], "use_dora": True},
         {"r": 4, "target_modules": ["q_proj"], "modules_to_save": ["down_proj"]},
         None,
     ],
