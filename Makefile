@@ -6,6 +6,8 @@ STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export TOKENIZERS_PARALLELISM := false
+# Two tests at a time with one thread each: most wait for start-up or for one another, few for arithmetic.
+TWO_AT_A_TIME := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 .PHONY: setup quickstart test test-all lint check bench showcase docs clean model chromium
 .DEFAULT_GOAL := help
@@ -35,10 +37,10 @@ lint: $(STAMP)  ## format, lint, types, import contract
 	$(BIN)/lint-imports --verbose
 
 check: lint  ## lint, types, imports, quick tests (under 3 minutes)
-	$(BIN)/python -m pytest -q -m "not model and not slow and not full"
+	$(TWO_AT_A_TIME) -q -m "not model and not slow and not full"
 
 test: model  ## the tests that need the embedded model too (under 20 minutes)
-	$(BIN)/python -m pytest -m "not full"
+	$(TWO_AT_A_TIME) -m "not full"
 
 chromium:
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver; }
