@@ -349,9 +349,8 @@ def test_a_forced_beginning_is_turned_by_a_reward_head(embedded_model: str) -> N
     for decode in ({"method": "sampling"}, search):
         system = System.load({"model": embedded_model, "decode": decode, "max_tokens": 12})
         answer = system.answer_sync(chat, continue_final_message=True)
-        [verdict] = resolve("harmlessness_head").score(
-            [[*chat, {"role": "assistant", "content": answer.text}]]
-        )
+        whole = {"role": "assistant", "content": f"Sure, here is how:{answer.text}"}  # as the search saw it
+        [verdict] = resolve("harmlessness_head").score([[chat[0], whole]])
         scores.append(verdict.value)
     assert scores[1] > scores[0], scores
     assert answer.trace[0]["choices"] and answer.trace[0]["values"]["judge"] == pytest.approx(

@@ -72,7 +72,7 @@ def numbers(store: Path) -> dict[str, Any]:
         for name in ("latency_seconds", "first_token_seconds", "peak_memory_bytes", "note"):
             cost.pop(name)
         # What another request left in the cache depends on which request came first.
-        for name in ("forward_tokens", "prompt_tokens"):
+        for name in ("forward_tokens", "prompt_tokens", "multiplier"):
             cost.pop(name)
     return {key: value for key, value in results.items() if key not in {"created", "environment"}}
 
