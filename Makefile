@@ -46,7 +46,7 @@ chromium:
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver; }
 
 test-all: model chromium  ## parity with peers, load, kills, browser (under 60 minutes)
-	$(BIN)/python -m pytest -m full
+	$(TWO_AT_A_TIME) -m full
 
 bench: model  ## speed and memory against peers; prints one JSON line each
 	$(BIN)/python -m benchmarks

@@ -117,6 +117,7 @@ def test_killed_runs_end_with_the_same_weights(write_settings: Callable[..., Pat
 
 
 @pytest.mark.full
+@pytest.mark.timeout(1800)
 def test_killed_at_twenty_instants(write_settings: Callable[..., Path], tmp_path: Path) -> None:
     settings = write_settings(trainer={"max_steps": 60, "save_steps": 1})
     started = time.monotonic()

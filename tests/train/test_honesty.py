@@ -145,6 +145,7 @@ def test_a_prompt_without_a_place_for_the_question_is_refused(
 
 
 @pytest.mark.full
+@pytest.mark.timeout(1800)
 @pytest.mark.model
 @pytest.mark.filterwarnings("ignore:Could not find a config file")  # PEFT asks the hub, which tests do not
 def test_the_embedded_model_learns_to_decline_what_cannot_be_known(
