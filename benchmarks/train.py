@@ -159,7 +159,6 @@ def _ours(model: Any, settings: Any, pairs: list[Any], tokenizer: Any) -> tuple[
         Objective,
         PairCollator,
         PreferenceExample,
-        PreferencePairs,
         PreferenceTrainer,
     )
     from trivet.train.reference import reference_logprobs
@@ -174,7 +173,7 @@ def _ours(model: Any, settings: Any, pairs: list[Any], tokenizer: Any) -> tuple[
     trainer = PreferenceTrainer(
         model=model,
         args=settings,
-        train_dataset=PreferencePairs(rows),
+        train_dataset=rows,
         data_collator=PairCollator(packed, 0),
         processing_class=tokenizer,
         objective=Objective(beta=settings.beta),

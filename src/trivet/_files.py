@@ -4,6 +4,7 @@ Accepted trade-off: a file replaced while another process reads it is seen eithe
 a power cut between rename and the fsync of the folder may bring the old file back.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -36,7 +37,7 @@ def atomic_writer(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
             os.fsync(stream.fileno())
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise StoreError(
             f"cannot write: {error.strerror or error}",
@@ -48,10 +49,35 @@ def atomic_writer(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
             Path(temporary).unlink()
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """The names in the folder are on the disk afterwards."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def only_holder(path: Path, taken: Exception) -> Iterator[None]:
+    """Hold the lock file ``path`` within the block, which removes it where it ends without an error.
+
+    Raises:
+        StoreError: the file cannot be written.
+        Exception: ``taken``, where another process holds it.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise StoreError(f"cannot write: {error.strerror or error}", where=str(path)) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise taken from None
+        yield
+        path.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
 

@@ -28,6 +28,20 @@ def make_pairs(count: int) -> list[dict[str, Any]]:
     return pairs
 
 
+def cpu_arguments(kind: Any, folder: Path, **options: Any) -> Any:
+    """TRL's arguments of a class of its own for a quiet run on a CPU."""
+    return kind(
+        output_dir=str(folder),
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        **options,
+    )
+
+
 @pytest.fixture(scope="session")
 def pairs_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 pairs of messages."""

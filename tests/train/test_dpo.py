@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.train.conftest import make_pairs
+from tests.train.conftest import cpu_arguments, make_pairs
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trivet.errors import ConfigError, DataError, TrainingError
@@ -15,7 +15,6 @@ from trivet.train.preference_trainer import (
     Objective,
     PairCollator,
     PreferenceExample,
-    PreferencePairs,
     PreferenceTrainer,
 )
 from trivet.train.reference import reference_logprobs
@@ -43,17 +42,8 @@ def noisy(model: Any) -> Any:
 def arguments(folder: Path, **options: Any) -> Any:
     from trl.trainer.dpo_config import DPOConfig
 
-    return DPOConfig(
-        output_dir=str(folder),
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        report_to="none",
-        per_device_train_batch_size=8,
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        remove_unused_columns=False,
-        **options,
+    return cpu_arguments(
+        DPOConfig, folder, per_device_train_batch_size=8, remove_unused_columns=False, **options
     )
 
 
@@ -97,7 +87,7 @@ def test_loss_and_gradients_are_those_of_trl(
         model=noisy(model),
         args=settings,
         data_collator=PairCollator(packed, 0),
-        train_dataset=PreferencePairs([]),
+        train_dataset=[],
         processing_class=tokenizer,
         objective=Objective(
             beta=settings.beta,
@@ -129,7 +119,7 @@ def test_the_variant_that_weights_the_policy_alone_is_another_loss(
             model=model,
             args=arguments(tmp_path),
             data_collator=PairCollator(False, 0),
-            train_dataset=PreferencePairs(rows),
+            train_dataset=rows,
             processing_class=tokenizer,
             objective=Objective(beta=0.1, alpha=0.5, policy_only=policy_only),
         )

@@ -18,7 +18,6 @@ from trivet.train.preference_trainer import (
     Objective,
     PairCollator,
     PreferenceExample,
-    PreferencePairs,
     PreferenceTrainer,
 )
 from trivet.train.preferences import asked
@@ -50,7 +49,7 @@ def test_the_loss_is_the_weighted_sum_of_the_sets_losses(tiny_model_folder: Path
         model=noisy(model),
         args=arguments(tmp_path),
         data_collator=PairCollator(False, 0),
-        train_dataset=PreferencePairs(rows),
+        train_dataset=rows,
         processing_class=tokenizer,
         objective=Objective(beta=0.1),
     )

@@ -26,7 +26,6 @@ from trivet.train.preference_trainer import (
     Objective,
     PairCollator,
     PreferenceExample,
-    PreferencePairs,
     PreferenceTrainer,
 )
 from trivet.train.reference import reference_logprobs
@@ -79,7 +78,7 @@ def test_loss_and_gradients_are_those_of_trl_with_a_shifted_reference(
         model=noisy(model),
         args=arguments(tmp_path),
         data_collator=PairCollator(False, 0),
-        train_dataset=PreferencePairs([]),
+        train_dataset=[],
         processing_class=tokenizer,
         objective=Objective(scaled),
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.train.conftest import make_pairs
+from tests.train.conftest import cpu_arguments, make_pairs
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from trivet.errors import DataError, TrivetError
@@ -18,7 +18,7 @@ from trivet.train.answer_scores import last_read, score_by_head, score_inputs
 from trivet.train.batches import Example
 from trivet.train.running import train
 from trivet.train.score_loss import reward_loss
-from trivet.train.score_trainer import ScoreCollator, ScoredPairs, ScoreTrainer
+from trivet.train.score_trainer import ScoreCollator, ScoreTrainer
 from trivet.train.scored_pairs import ScoredPair, boolean, from_responses, number, scored_pairs
 from trivet.train.scoring import packs
 
@@ -38,17 +38,8 @@ def classifier(folder: Path, seed: int = 5) -> Any:
 def arguments(folder: Path, **options: Any) -> Any:
     from trl.trainer.reward_config import RewardConfig
 
-    return RewardConfig(
-        output_dir=str(folder),
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        report_to="none",
-        per_device_train_batch_size=8,
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        remove_unused_columns=False,
-        **options,
+    return cpu_arguments(
+        RewardConfig, folder, per_device_train_batch_size=8, remove_unused_columns=False, **options
     )
 
 
@@ -94,7 +85,7 @@ def test_loss_and_gradients_are_those_of_trl(
         model=model,
         args=arguments(tmp_path),
         data_collator=ScoreCollator(packed, padding),
-        train_dataset=ScoredPairs(rows),
+        train_dataset=rows,
         processing_class=tokenizer,
         loss=lambda scores, margins, signs: reward_loss(scores, margins, center=center),
     )

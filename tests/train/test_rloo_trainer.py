@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.train.conftest import cpu_arguments
 from tests.train.letter_judge import LetterJudge, letters
 from tests.train.test_dpo import load, noisy
 
@@ -15,7 +16,7 @@ from trivet.models.names import resolve_model
 from trivet.train.loading import load_trainee
 from trivet.train.merged_weights import merged_weights
 from trivet.train.prompts import Prompt, read_prompts, tokenise_prompts
-from trivet.train.rloo_trainer import PromptRows, RlooSettings, RlooTrainer, count_prompts
+from trivet.train.rloo_trainer import RlooSettings, RlooTrainer, count_prompts
 from trivet.train.rollouts import Rollout, RolloutEngine, judged
 from trivet.train.sampled_answers import DRAWN, Answer, Wanted, answer_all, generation_engine
 from trivet.train.scoring import packs, score_answers
@@ -28,14 +29,9 @@ CHATS = [[{"role": "user", "content": f"What is {word}?"}] for word in WORDS]
 def arguments(folder: Path, **options: Any) -> Any:
     from trl.trainer.rloo_config import RLOOConfig
 
-    return RLOOConfig(
-        output_dir=str(folder),
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
+    return cpu_arguments(
+        RLOOConfig,
+        folder,
         remove_unused_columns=False,
         max_completion_length=6,
         num_generations=3,
@@ -61,7 +57,7 @@ def trainer_of(model: Any, tokenizer: Any, reference: Any, settings: Any, rollou
     return RlooTrainer(
         model=model,
         args=settings,
-        train_dataset=PromptRows(prompts),
+        train_dataset=prompts,
         processing_class=tokenizer,
         reward=letter_reward,
         rollouts=rollouts,
@@ -112,7 +108,7 @@ def test_advantages_and_gradients_are_those_of_trl(tiny_model_folder: Path, tmp_
     ]
     groups = [
         (Rollout(prompt, tuple(answers[3 * row : 3 * row + 3])), seen[3 * row : 3 * row + 3])
-        for row, prompt in enumerate(ours.train_dataset.prompts)
+        for row, prompt in enumerate(ours.train_dataset)
     ]
     value, outputs = ours.compute_loss(ours.model, ours._inputs(groups), return_outputs=True)
     value.backward()
@@ -182,7 +178,7 @@ def test_figures_and_shares_of_the_time_are_logged(tiny_model_folder: Path, tmp_
         trainer = trainer_of(model, tokenizer, load(tiny_model_folder)[0], settings, rollouts)
         trainer.train()
         rollouts.load(trainer.model, "now")
-        drawn = rollouts.sample(trainer.train_dataset.prompts, 3)
+        drawn = rollouts.sample(trainer.train_dataset, 3)
         divergences = trainer.divergences(drawn)
     first, second = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert first["kl"] == pytest.approx(0, abs=1e-4) and second["kl"] != pytest.approx(0, abs=1e-4)

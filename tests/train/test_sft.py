@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from tests.train.conftest import make_pairs
+from tests.train.conftest import cpu_arguments, make_pairs
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trivet.errors import ConfigError, DataError, TrivetError
 from trivet.train.running import train
 from trivet.train.scoring import packs, score_answers
 from trivet.train.supervised_rows import Row, read_supervised, tokenise_supervised
-from trivet.train.supervised_trainer import ExampleCollator, Examples, SupervisedTrainer, token_losses
+from trivet.train.supervised_trainer import ExampleCollator, SupervisedTrainer, token_losses
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -44,16 +44,8 @@ def read(rows: list[dict[str, Any]], folder: Path) -> list[Row]:
 def arguments(folder: Path, **options: Any) -> Any:
     from trl.trainer.sft_config import SFTConfig
 
-    return SFTConfig(
-        output_dir=str(folder),
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        save_strategy="no",
-        **{"per_device_train_batch_size": 8, **options},
+    return cpu_arguments(
+        SFTConfig, folder, save_strategy="no", **{"per_device_train_batch_size": 8, **options}
     )
 
 
@@ -87,7 +79,7 @@ def trainers(folder: Path, tmp_path: Path, rows: list[dict[str, Any]], **options
         model=model,
         args=settings,
         data_collator=ExampleCollator(True, 0),
-        train_dataset=Examples(examples),
+        train_dataset=examples,
         processing_class=tokenizer,
         kind=settings.loss_type,
     )

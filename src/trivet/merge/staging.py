@@ -5,15 +5,13 @@ already: all else is written anew. The folder has no ``config.json``, without wh
 checkpoint in it is whole; the next step moves it to its place.
 """
 
-import fcntl
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from trivet._files import write_json
+from trivet._files import only_holder, write_json
 from trivet.errors import MergeError, StoreError
 from trivet.merge import shard_numbers
 from trivet.merge.report import JSON_FILE
@@ -37,23 +35,11 @@ def only_writer(target: Path) -> Iterator[None]:
         MergeError: another one does.
         StoreError: the folder that it would lie in cannot be written.
     """
-    path = staging_folder(target).with_name(f".{target.name}.merging.lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise StoreError(f"cannot write: {error.strerror or error}", where=str(path)) from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise MergeError(
-                "another merge is writing it", where=str(target), hint="wait for it, or choose another folder"
-            ) from None
+    taken = MergeError(
+        "another merge is writing it", where=str(target), hint="wait for it, or choose another folder"
+    )
+    with only_holder(staging_folder(target).with_name(f".{target.name}.merging.lock"), taken):
         yield
-        path.unlink(missing_ok=True)
-    finally:
-        os.close(descriptor)
 
 
 def open_staging(staging: Path, address: str, shards: Sequence[Shard]) -> None:

@@ -10,6 +10,7 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from trivet._files import sync_folder
 from trivet.errors import TrainingError
 
 _STAGING = ".writing"
@@ -74,7 +75,7 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]  # transformers is not ty
                 _sync(self._staging / name)
                 shutil.rmtree(folder / name, ignore_errors=True)
                 (self._staging / name).rename(folder / name)
-                _sync_folder(folder)
+                sync_folder(folder)
                 self._rotate(folder)
         finally:
             self._staging = None
@@ -120,12 +121,4 @@ def _sync(folder: Path) -> None:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-    _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(folder)

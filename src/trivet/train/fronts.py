@@ -26,6 +26,7 @@ from trivet._validation import Config
 from trivet.errors import ConfigError
 from trivet.models.names import resolve_model
 from trivet.train.card import model_card
+from trivet.train.loading import weights_folder
 from trivet.train.preference_method import (
     Prepared,
     preference_arguments,
@@ -66,7 +67,7 @@ def with_top_layers(config: _Config, context: TrainingContext) -> _Config:
     from transformers import AutoConfig
 
     reference = resolve_model(anchored(config.model, context.base))
-    folder = reference.path if reference.base is None else reference.base.path
+    folder = weights_folder(reference, where=f"{context.where}: model {config.model}")
     layers = int(AutoConfig.from_pretrained(folder).get_text_config().num_hidden_layers)
     if config.top_layers > layers:
         raise ConfigError(f"top_layers: the model has {layers} layers", where=context.where)

@@ -26,7 +26,6 @@ from trivet.models.torch_engine import TorchEngine
 from trivet.statistics.honesty import honesty_figures
 from trivet.statistics.interval import Estimated
 from trivet.statistics.means import clustered_mean
-from trivet.train.arguments import trainer_arguments
 from trivet.train.honesty_rows import Answered, Builder, mean_expected_accuracy
 from trivet.train.loading import Trainee, load_trainee
 from trivet.train.merged_weights import merged_weights
@@ -36,8 +35,9 @@ from trivet.train.running import TrainingContext
 from trivet.train.sampled_answers import DRAWN, Answer, Wanted, answer_all, generation_engine
 from trivet.train.scoring import packs, score_answers
 from trivet.train.settings import TrainConfig, anchored
+from trivet.train.sources import left_out_notes
 from trivet.train.supervised_rows import tokenise_supervised
-from trivet.train.supervised_trainer import ExampleCollator, Examples, SupervisedTrainer
+from trivet.train.supervised_trainer import ExampleCollator, SupervisedTrainer
 from trivet.train.tokenising import template_tokens
 
 HONOURED = ("max_length",)
@@ -83,14 +83,7 @@ def train_on_own_answers(config: HonestyConfig, context: TrainingContext, build:
         ConfigError, DataError, ModelError: what the settings name is wrong.
         TrainingError: a loss or a gradient is not finite.
     """
-    arguments = trainer_arguments(
-        SFTConfig,
-        config.trainer,
-        folder=context.work / "checkpoints",
-        seed=config.seed,
-        honoured=HONOURED,
-        where=f"{context.where}: trainer",
-    )
+    arguments = context.arguments(SFTConfig, config, HONOURED)
     questions, held_out, notes = _questions(config, context)
     questions = those_seen(questions, arguments, config.seed, notes)
     trainee = load_trainee(
@@ -179,7 +172,7 @@ def _questions(
     """The questions that train, those that are held out, and what a user should know of them."""
     found = read_questions(config.data, base=context.base)
     notes = [f"{len(found.questions)} questions of {found.source}"]
-    notes += [f"{count} rows left out: {reason}" for reason, count in found.left_out.items()]
+    notes += left_out_notes(found.left_out)
     rows = [{"prompt": one.text, "question": one} for one in found.questions]
     trained, apart = hold_out(rows, config.held_out, config.seed)
     if apart:
@@ -209,16 +202,14 @@ def _trainer(
     tokenised = tokenise_supervised(
         rows, trainee.tokenizer, max_length=arguments.max_length, completion_only=True
     )
-    context.facts["data"] = [*notes, *tokenised.notes()]
-    for note in context.facts["data"]:
-        context.say(note)
+    context.tell([*notes, *tokenised.notes()])
     score_answers(trainee.model)
     packed = packs(trainee.model, trainee.tokenizer.vocab_size)
     tell_memory(context, trainee, tokenised, arguments.per_device_train_batch_size)
     return SupervisedTrainer(
         model=trainee.model,
         args=arguments,
-        train_dataset=Examples(tokenised.examples),
+        train_dataset=tokenised.examples,
         data_collator=ExampleCollator(packed, trainee.padding),
         processing_class=trainee.tokenizer,
     )

@@ -149,9 +149,7 @@ def train(config: Config, context: TrainingContext) -> None:
                 f"{config.samples} samples are few for the exponent {config.exponent:g}: calibrated rewards "
                 "come in steps of 1 / samples, between which the transform changes by a factor"
             )
-        for note in notes:
-            context.facts["data"].append(note)
-            context.say(note)
+        context.tell(notes)
         prompts = [one for one in made.prompts if one.row in table]
         trainer = rloo_trainer(made, CalibratedReward(judge, table, transform), prompts)
         context.fit(trainer)

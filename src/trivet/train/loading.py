@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from trivet.errors import ConfigError, ModelError, UnsupportedError
+from trivet.models.classifiers import padding_of
 from trivet.models.names import ModelReference, resolve_model
 from trivet.models.torch_engine.adapters import with_adapter
 from trivet.train.settings import anchored, lora_config
@@ -25,8 +26,7 @@ class Trainee:
     @property
     def padding(self) -> int:
         """The token that pads; what it is plays no part in any result."""
-        known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
-        return int(next(token for token in known if token is not None))
+        return padding_of(self.tokenizer)
 
 
 def load_trainee(
@@ -41,24 +41,18 @@ def load_trainee(
         UnsupportedError: it is an endpoint or a GGUF file.
         ConfigError: the adapter does not fit the model.
     """
-    from peft import get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
     from transformers.utils import logging
 
     reference = resolve_model(anchored(name, base))
-    folder = reference.path if reference.base is None else reference.base.path
-    if folder is None or not folder.is_dir():
-        raise UnsupportedError(
-            "cannot be trained: it is not a folder of weights", where=f"{where}: model {name}"
-        )
+    folder = weights_folder(reference, where=f"{where}: model {name}")
     refuse_adapter_on_adapter(reference, adapter, where)
     set_seed(seed)
     logging.disable_progress_bar()
-    dtype: Any = "auto" if torch.cuda.is_available() else torch.float32
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
+            folder, dtype=training_dtype(), use_safetensors=True, trust_remote_code=False
         )
     except Exception as error:  # a damaged file raises whatever its reader raises
         raise ModelError(f"cannot be loaded: {' '.join(str(error).split())[:400]}", where=name) from error
@@ -66,11 +60,39 @@ def load_trainee(
         assert reference.path is not None
         model = with_adapter(model, reference.path).requires_grad_(True)  # PEFT froze it
     if adapter is not None:
-        try:
-            model = get_peft_model(model, lora_config(adapter, where=f"{where}: adapter"))
-        except ValueError as error:
-            raise ConfigError(" ".join(str(error).split())[:400], where=f"{where}: adapter") from error
+        model = with_new_adapter(model, adapter, where=f"{where}: adapter")
     return Trainee(model, tokenizer, reference.identity, name)
+
+
+def weights_folder(reference: ModelReference, *, where: str) -> Path:
+    """The folder of the weights that are trained, or that an adapter is merged into.
+
+    Raises:
+        UnsupportedError: the model is an endpoint or a GGUF file.
+    """
+    folder = (reference.base or reference).path
+    if folder is None or not folder.is_dir():
+        raise UnsupportedError("cannot be trained: it is not a folder of weights", where=where)
+    return folder
+
+
+def training_dtype() -> Any:
+    """The type that weights are trained in: float32 on a CPU, the checkpoint's own on a GPU."""
+    return "auto" if torch.cuda.is_available() else torch.float32
+
+
+def with_new_adapter(model: Any, adapter: Mapping[str, Any], *, where: str, task: str = "CAUSAL_LM") -> Any:
+    """The model with a fresh adapter; ``task`` is PEFT's name of what the model does.
+
+    Raises:
+        ConfigError: the adapter's settings are wrong, or it does not fit the model.
+    """
+    from peft import get_peft_model
+
+    try:
+        return get_peft_model(model, lora_config(adapter, where=where, task=task))
+    except ValueError as error:
+        raise ConfigError(" ".join(str(error).split())[:400], where=where) from error
 
 
 def refuse_adapter_on_adapter(
@@ -120,3 +142,9 @@ def memory_estimate(model: Any, *, tokens: int) -> dict[str, int]:
         "optimizer": 2 * trained,
         "activations": tokens * layers * (16 * width + 4 * inner) * size,
     }
+
+
+def memory_sentence(parts: Mapping[str, int]) -> str:
+    """Bytes by part, as a user is told."""
+    shown = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in parts.items())
+    return f"memory, estimated for the longest batch: {sum(parts.values()) / 1e9:.1f} GB ({shown})"

@@ -44,6 +44,7 @@ from trivet.train.preference_trainer import Objective, PreferenceExample, Prefer
 from trivet.train.preferences import Pair, asked, read_preferences
 from trivet.train.running import TrainingContext
 from trivet.train.settings import data_digest
+from trivet.train.sources import left_out_notes
 from trivet.train.weight_vectors import WeightsConfig
 
 _OBJECTIVE = "objective"
@@ -137,7 +138,7 @@ def _mixture(config: Config, context: TrainingContext) -> tuple[list[Pair], list
         found = read_preferences(source, base=context.base)
         pairs += [{**pair, _OBJECTIVE: name} for pair in found.pairs]
         notes.append(f"{name}: {len(found.pairs)} pairs of {found.source}")
-        notes += [f"{name}: {count} rows left out: {reason}" for reason, count in found.left_out.items()]
+        notes += [f"{name}: {note}" for note in left_out_notes(found.left_out)]
     trained, held_out = hold_out(pairs, config.held_out, config.seed)
     if held_out:
         notes.append(f"{len(held_out)} pairs held out; no prompt of theirs is trained on")

@@ -1,6 +1,7 @@
 """What the methods that learn from pairs do alike: data, model, reference, training, held-out figures."""
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +15,13 @@ from trl.trainer.dpo_config import DPOConfig
 from trivet.errors import ConfigError, DataError
 from trivet.models.names import resolve_model
 from trivet.statistics.proportions import wilson
-from trivet.train.arguments import trainer_arguments
 from trivet.train.batches import Example
-from trivet.train.loading import Trainee, load_trainee, memory_estimate
+from trivet.train.loading import Trainee, load_trainee, memory_estimate, memory_sentence
 from trivet.train.preference_loss import LossType
 from trivet.train.preference_trainer import (
     Objective,
     PairCollator,
     PreferenceExample,
-    PreferencePairs,
     PreferenceTrainer,
 )
 from trivet.train.preferences import Pair, asked, read_preferences
@@ -30,6 +29,7 @@ from trivet.train.reference import on_device, reference_logprobs
 from trivet.train.running import TrainingContext
 from trivet.train.scoring import packs, score_answers
 from trivet.train.settings import TrainConfig, anchored
+from trivet.train.sources import left_out_notes
 from trivet.train.tokenising import Tokenised, tokenise_pairs
 
 HONOURED = ("beta", "loss_type", "max_length", "disable_dropout")
@@ -112,14 +112,7 @@ def preference_arguments(
     Raises:
         ConfigError: see ``trivet.train.arguments.trainer_arguments``.
     """
-    arguments: DPOConfig = trainer_arguments(
-        DPOConfig,
-        config.trainer,
-        folder=context.work / name,
-        seed=config.seed,
-        honoured=HONOURED,
-        where=f"{context.where}: trainer",
-    )
+    arguments: DPOConfig = context.arguments(DPOConfig, config, HONOURED, name)
     return arguments
 
 
@@ -171,8 +164,8 @@ def preference_trainer(
     return PreferenceTrainer(
         model=prepared.trainee.model,
         args=arguments,
-        train_dataset=PreferencePairs(trained),
-        eval_dataset=PreferencePairs(held_out) if held_out else None,
+        train_dataset=trained,
+        eval_dataset=held_out or None,
         data_collator=PairCollator(prepared.packed, prepared.trainee.padding),
         processing_class=prepared.trainee.tokenizer,
         objective=objective,
@@ -183,7 +176,7 @@ def read_pairs(config: TrainConfig, context: TrainingContext) -> tuple[list[Pair
     """The pairs that train, those that are held out, and what a user should know of them."""
     found = read_preferences(config.data, base=context.base)
     notes = [f"{len(found.pairs)} pairs of {found.source}"]
-    notes += [f"{count} rows left out: {reason}" for reason, count in found.left_out.items()]
+    notes += left_out_notes(found.left_out)
     trained, held_out = hold_out(found.pairs, config.held_out, config.seed)
     if held_out:
         notes.append(f"{len(held_out)} pairs held out; no prompt of theirs is trained on")
@@ -200,7 +193,8 @@ def hold_out(pairs: Sequence[Pair], count: int, seed: int) -> tuple[list[Pair], 
         DataError: nothing would be left to train on.
     """
     digests = [asked(pair["prompt"]) for pair in pairs]
-    order = list(dict.fromkeys(digests))
+    sizes = Counter(digests)
+    order = list(sizes)
     random.Random(seed).shuffle(order)
     drawn: set[str] = set()
     size = 0
@@ -208,7 +202,7 @@ def hold_out(pairs: Sequence[Pair], count: int, seed: int) -> tuple[list[Pair], 
         if size >= count:
             break
         drawn.add(digest)
-        size += digests.count(digest)
+        size += sizes[digest]
     rest = [pair for pair, digest in zip(pairs, digests, strict=True) if digest not in drawn]
     if not rest:
         raise DataError(
@@ -324,17 +318,11 @@ def _tell(context: TrainingContext, notes: list[str], tokenised: Tokenised, alph
     if alpha != 1:
         unequal = sum(len(one.answers[0]) != len(one.answers[1]) for one in tokenised.examples)
         notes.append(f"the two answers differ in length in {unequal} of {len(tokenised.examples)} pairs")
-    context.facts["data"] = notes
-    for note in notes:
-        context.say(note)
+    context.tell(notes)
 
 
 def tell_memory(context: TrainingContext, trainee: Trainee, tokenised: Tokenised, batch: int) -> None:
     """Say what a step on the longest examples will take."""
     longest = sorted((one.length for one in tokenised.examples), reverse=True)[:batch]
     parts = memory_estimate(trainee.model, tokens=sum(longest))
-    context.say(
-        f"memory, estimated for the longest batch: {sum(parts.values()) / 1e9:.1f} GB ("
-        + ", ".join(f"{name} {size / 1e9:.1f}" for name, size in parts.items())
-        + ")"
-    )
+    context.say(memory_sentence(parts))

@@ -1,15 +1,13 @@
 """The trainer of the methods that learn from preference pairs: one forward pass for both answers."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
 
 from trivet.train.batches import Example, model_inputs, owners
-from trivet.train.checkpoints import ResumableTrainer
+from trivet.train.collecting_trainer import CollectingTrainer
 from trivet.train.preference_loss import (
     LossType,
     answer_sums,
@@ -43,19 +41,6 @@ class Objective:
     policy_only: bool = False
 
 
-class PreferencePairs(Dataset[PreferenceExample]):
-    """The pairs as a data set of torch."""
-
-    def __init__(self, examples: Sequence[PreferenceExample]) -> None:
-        self.examples = list(examples)
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, index: int) -> PreferenceExample:
-        return self.examples[index]
-
-
 @dataclass(frozen=True)
 class PairCollator:
     """Batches of pairs; see ``trivet.train.batches.model_inputs``."""
@@ -76,7 +61,7 @@ class PairCollator:
         }
 
 
-class PreferenceTrainer(ResumableTrainer):
+class PreferenceTrainer(CollectingTrainer):
     """A trainer of transformers whose loss is an ``Objective`` on preference pairs.
 
     The model must score answers (``trivet.train.scoring.score_answers``). It logs, under TRL's names,
@@ -88,10 +73,6 @@ class PreferenceTrainer(ResumableTrainer):
         super().__init__(*arguments, **options)
         self.objective = objective
         self.model_accepts_loss_kwargs = False  # the loss is a mean over pairs
-        self._collected: dict[str, dict[str, list[float]]] = {
-            "train": defaultdict(list),
-            "eval": defaultdict(list),
-        }
 
     def compute_loss(
         self,
@@ -110,43 +91,19 @@ class PreferenceTrainer(ResumableTrainer):
         rewards = objective.beta * (policy - fixed)
         logits = pair_logits(rewards, inputs["margins"])
         loss = (inputs["weights"] * pair_losses(logits, objective.kind)).mean()
-        self._collect(model.training, rewards.detach(), logprobs.detach(), owner)
+        self.collect(model.training, _figures(rewards, answer_sums(logprobs, owner, None)))
         self.check_loss(loss, inputs["rows"])
         return (loss, {"logits": logits.detach()}) if return_outputs else loss
 
-    def prediction_step(
-        self,
-        model: Any,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[torch.Tensor, None, None]:
-        """The loss of a held-out batch."""
-        with torch.no_grad():
-            loss = self.compute_loss(model, self._prepare_inputs(inputs))
-        return loss.detach(), None, None
 
-    def _collect(
-        self, training: bool, rewards: torch.Tensor, logprobs: torch.Tensor, owner: torch.Tensor
-    ) -> None:
-        chosen, rejected = rewards.view(-1, 2).unbind(dim=1)
-        sums = answer_sums(logprobs, owner, None).view(-1, 2)
-        found = {
-            "rewards/chosen": chosen,
-            "rewards/rejected": rejected,
-            "rewards/margins": chosen - rejected,
-            "rewards/accuracies": (chosen > rejected).float(),
-            "logps/chosen": sums[:, 0],
-            "logps/rejected": sums[:, 1],
-        }
-        collected = self._collected["train" if training else "eval"]
-        for name, values in found.items():
-            collected[name].append(float(self.accelerator.gather(values).mean()))
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the means of what was collected since the last entry."""
-        held_out = any(name.startswith("eval_") for name in logs)
-        prefix, collected = ("eval_", self._collected["eval"]) if held_out else ("", self._collected["train"])
-        means = {prefix + name: sum(values) / len(values) for name, values in collected.items() if values}
-        collected.clear()
-        super().log({**logs, **means}, start_time)
+def _figures(rewards: torch.Tensor, sums: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What is logged of the rewards and the summed log-probabilities of answers [2 · pairs]."""
+    chosen, rejected = rewards.view(-1, 2).unbind(dim=1)
+    return {
+        "rewards/chosen": chosen,
+        "rewards/rejected": rejected,
+        "rewards/margins": chosen - rejected,
+        "rewards/accuracies": (chosen > rejected).float(),
+        "logps/chosen": sums.view(-1, 2)[:, 0],
+        "logps/rejected": sums.view(-1, 2)[:, 1],
+    }

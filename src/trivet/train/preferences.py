@@ -11,6 +11,7 @@ from trivet._files import canonical_json, sha256_text
 from trivet.data.prompts import prompt_digest
 from trivet.data.public.preferences import parse_dialogue
 from trivet.errors import DataError
+from trivet.models.torch_engine.kv_tree import common_length
 from trivet.train.sources import open_source
 
 _TRANSCRIPT = re.compile(r"\s*(Human|Assistant):")
@@ -96,7 +97,7 @@ def pair_of(row: Mapping[str, Any], place: str) -> Pair | str:
         )
     sides = {name: row[name] for name in ("prompt", "chosen", "rejected") if row.get(name) is not None}
     for name, value in sides.items():
-        _check_side(name, value, place)
+        check_text_or_messages(name, value, place)
     kinds = {isinstance(value, str) for value in sides.values()}
     if len(kinds) > 1:
         raise DataError("the fields are texts and lists of messages mixed", where=place)
@@ -105,7 +106,12 @@ def pair_of(row: Mapping[str, Any], place: str) -> Pair | str:
     return _of_messages(sides)
 
 
-def _check_side(name: str, value: Any, place: str) -> None:
+def check_text_or_messages(name: str, value: Any, place: str) -> None:
+    """Refuse a field that is neither a text nor a list of messages.
+
+    Raises:
+        DataError: names the place and the field.
+    """
     if isinstance(value, str):
         return
     messages = isinstance(value, list) and all(
@@ -129,7 +135,7 @@ def _of_texts(sides: Mapping[str, str]) -> Pair | str:
             return "the turns do not alternate, or one is empty"
         return _of_messages({"chosen": parsed[0], "rejected": parsed[1]})
     if "prompt" not in sides:
-        shared = _common_length(chosen, rejected)
+        shared = common_length(chosen, rejected)
         cut = chosen.rfind(" ", 0, shared)  # not in the middle of a word
         prompt, chosen, rejected = chosen[: max(cut, 0)], chosen[max(cut, 0) :], rejected[max(cut, 0) :]
     else:
@@ -144,7 +150,7 @@ def _of_messages(sides: Mapping[str, list[dict[str, str]]]) -> Pair | str:
     if "prompt" in sides:
         prompt = sides["prompt"]
     else:
-        shared = _common_length(chosen, rejected)
+        shared = common_length(chosen, rejected)
         while shared and chosen[shared - 1]["role"] == "assistant":
             shared -= 1  # a prompt ends with what is answered
         prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
@@ -163,12 +169,3 @@ def _checked(pair: Pair) -> Pair | str:
     if not (pair["chosen"] and pair["rejected"]):
         return "an answer is empty"
     return pair
-
-
-def _common_length(first: Sequence[Any], second: Sequence[Any]) -> int:
-    count = 0
-    for left, right in zip(first, second, strict=False):
-        if left != right:
-            break
-        count += 1
-    return count

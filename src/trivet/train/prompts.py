@@ -8,7 +8,7 @@ from typing import Any
 
 from trivet.errors import DataError
 from trivet.models.operations import Chat, Tokens
-from trivet.train.preferences import asked, pair_of
+from trivet.train.preferences import asked, check_text_or_messages, pair_of
 from trivet.train.sources import open_source
 from trivet.train.tokenising import template_tokens
 
@@ -106,17 +106,7 @@ def _chat(row: Mapping[str, Any], place: str) -> Chat | str:
         prompt = pair["prompt"]
     if isinstance(prompt, str):
         return [{"role": "user", "content": prompt}] if prompt.strip() else "the prompt is empty"
-    messages = isinstance(prompt, list) and all(
-        isinstance(entry, dict)
-        and isinstance(entry.get("role"), str)
-        and isinstance(entry.get("content"), str)
-        for entry in prompt
-    )
-    if not messages:
-        raise DataError(
-            f"prompt: must be a text or a list of messages with role and content (received {prompt!r:.80})",
-            where=place,
-        )
+    check_text_or_messages("prompt", prompt, place)
     if not prompt or prompt[-1]["role"] == "assistant":
         return "the prompt does not end with something to answer"
     return [{"role": entry["role"], "content": entry["content"]} for entry in prompt]

@@ -8,16 +8,16 @@ from typing import Any
 from trl.trainer.rloo_config import RLOOConfig
 
 from trivet.models.names import resolve_model
-from trivet.train.arguments import trainer_arguments
-from trivet.train.loading import Trainee, load_trainee, memory_estimate
+from trivet.train.loading import Trainee, load_trainee, memory_estimate, memory_sentence
 from trivet.train.preference_method import disable_dropout, hold_out, those_seen
 from trivet.train.prompts import Prompt, read_prompts, tokenise_prompts
-from trivet.train.rloo_trainer import HONOURED, PromptRows, RlooSettings, RlooTrainer, count_prompts
+from trivet.train.rloo_trainer import HONOURED, RlooSettings, RlooTrainer, count_prompts
 from trivet.train.rollouts import Reward, RolloutEngine
 from trivet.train.running import TrainingContext
 from trivet.train.sampled_answers import generation_engine
 from trivet.train.scoring import packs, score_answers
 from trivet.train.settings import TrainConfig, anchored
+from trivet.train.sources import left_out_notes
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,7 @@ def rloo_arguments(config: TrainConfig, context: TrainingContext) -> RLOOConfig:
         ConfigError: see ``trainer_arguments`` and ``count_prompts``.
     """
     where = f"{context.where}: trainer"
-    arguments = trainer_arguments(
-        RLOOConfig,
-        config.trainer,
-        folder=context.work / "checkpoints",
-        seed=config.seed,
-        honoured=HONOURED,
-        where=where,
-    )
+    arguments = context.arguments(RLOOConfig, config, HONOURED)
     return count_prompts(arguments, where)
 
 
@@ -80,9 +73,7 @@ def prepared(config: TrainConfig, context: TrainingContext, arguments: RLOOConfi
         kept, dropped = tokenise_prompts(trained, trainee.tokenizer, room=room, context_length=length)
         apart, _ = tokenise_prompts(held_out, trainee.tokenizer, room=room, context_length=length)
         notes += [f"{count} prompts dropped: {reason}" for reason, count in dropped.items()]
-        context.facts["data"] = notes
-        for note in notes:
-            context.say(note)
+        context.tell(notes)
         _tell_memory(context, trainee, arguments, [len(one.tokens) + group * room for one in kept], reference)
         rollouts = RolloutEngine(engine, count=group, max_tokens=room)
         yield Prepared(arguments, trainee, rollouts, reference, packed, kept, apart)
@@ -93,7 +84,7 @@ def rloo_trainer(made: Prepared, reward: Reward, prompts: list[Prompt]) -> RlooT
     return RlooTrainer(
         model=made.trainee.model,
         args=made.arguments,
-        train_dataset=PromptRows(prompts),
+        train_dataset=prompts,
         processing_class=made.trainee.tokenizer,
         reward=reward,
         rollouts=made.rollouts,
@@ -118,7 +109,7 @@ def _prompts(config: TrainConfig, context: TrainingContext) -> tuple[list[Prompt
     """The prompts that train, those that are held out, and what a user should know of them."""
     found = read_prompts(config.data, base=context.base)
     notes = [f"{len(found.prompts)} prompts of {found.source}"]
-    notes += [f"{count} rows left out: {reason}" for reason, count in found.left_out.items()]
+    notes += left_out_notes(found.left_out)
     rows = [{"prompt": one.chat, "row": one.row} for one in found.prompts]
     trained, apart = hold_out(rows, config.held_out, config.seed)
     if apart:
@@ -134,8 +125,4 @@ def _tell_memory(
     parts["generation engine"] = parts["weights"]
     if reference is not None:
         parts["reference"] = parts["weights"]
-    context.say(
-        f"memory, estimated for the longest batch: {sum(parts.values()) / 1e9:.1f} GB ("
-        + ", ".join(f"{name} {size / 1e9:.1f}" for name, size in parts.items())
-        + ")"
-    )
+    context.say(memory_sentence(parts))

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
 from trl.trainer.rloo_config import RLOOConfig
 
 from trivet._files import sha256_text
@@ -62,19 +61,6 @@ def count_prompts(arguments: RLOOConfig, where: str) -> RLOOConfig:
         )
     arguments.per_device_train_batch_size = size // group
     return arguments
-
-
-class PromptRows(Dataset[Prompt]):
-    """Prompts as a data set of torch."""
-
-    def __init__(self, prompts: Sequence[Prompt]) -> None:
-        self.prompts = list(prompts)
-
-    def __len__(self) -> int:
-        return len(self.prompts)
-
-    def __getitem__(self, index: int) -> Prompt:
-        return self.prompts[index]
 
 
 class RlooTrainer(CollectingTrainer):

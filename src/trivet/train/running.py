@@ -6,27 +6,28 @@
     OUT/                    the checkpoint or adapter with README.md (its card) and training.json
 """
 
-import fcntl
 import importlib.metadata
 import json
-import os
+import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
+from transformers import TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from trivet import catalogue
-from trivet._files import canonical_json, sha256_text, write_json, write_text
+from trivet._files import canonical_json, only_holder, sha256_text, write_json, write_text
 from trivet._validation import read_yaml, validate
 from trivet.errors import StoreError, TrainingError
 from trivet.models.names import ModelReference, resolve_model
+from trivet.train.arguments import trainer_arguments
 from trivet.train.checkpoints import ResumableTrainer, checkpoints
 from trivet.train.loading import public_name
 from trivet.train.progress import ProgressLines
@@ -51,6 +52,36 @@ class TrainingContext:
     where: str
     say: Callable[[str], None] = lambda text: None
     facts: dict[str, Any] = field(default_factory=dict)
+
+    def arguments(
+        self,
+        kind: type[TrainingArguments],
+        config: TrainConfig,
+        honoured: Collection[str],
+        name: str = "checkpoints",
+    ) -> Any:
+        """The trainer's arguments from the settings; its checkpoints are in ``work / name``.
+
+        Args:
+            kind, honoured: see ``trivet.train.arguments.trainer_arguments``.
+
+        Raises:
+            ConfigError: see there.
+        """
+        return trainer_arguments(
+            kind,
+            config.trainer,
+            folder=self.work / name,
+            seed=config.seed,
+            honoured=honoured,
+            where=f"{self.where}: trainer",
+        )
+
+    def tell(self, notes: Sequence[str]) -> None:
+        """Say what a user should know of the data, and keep it for the record."""
+        self.facts.setdefault("data", []).extend(notes)
+        for note in notes:
+            self.say(note)
 
     def fit(self, trainer: ResumableTrainer, name: str = "checkpoints") -> None:
         """Train to the end, from the newest whole checkpoint in ``work / name`` where there is one."""
@@ -111,7 +142,11 @@ def train(
     if output.exists():
         return Trained(output, _finished(output, address), made=False)
     work = output.parent / f".{output.name}.training"
-    with _only_writer(work) if processes.is_main_process else nullcontext():
+    taken = TrainingError(
+        "another process is training here", where=str(work), hint="wait for it, or choose another folder"
+    )
+    lock = work.parent / f"{work.name}.lock"
+    with only_holder(lock, taken) if processes.is_main_process else nullcontext():
         context = TrainingContext(work, work / "output", base, where, say)
         if processes.is_main_process:
             _open(work, address)
@@ -140,11 +175,12 @@ def train(
 
 def content_of(method: catalogue.Method, config: TrainConfig, base: Path) -> dict[str, Any]:
     """What determines the weights that a method gives: the address of a run is a digest of it."""
+    inputs = config.inputs(base)
     return {
         "method": method.name,
         "version": method.version,
-        "config": config.model_dump(mode="json", exclude=set(config.inputs(base))),
-        "inputs": config.inputs(base),
+        "config": config.model_dump(mode="json", exclude=set(inputs)),
+        "inputs": inputs,
     }
 
 
@@ -169,6 +205,7 @@ def _finished(output: Path, address: str) -> Mapping[str, Any]:
 
 def _open(work: Path, address: str) -> None:
     """Keep what an interrupted run of the same settings left, and refuse what another one did."""
+    work.mkdir(exist_ok=True)
     state = work / "run.json"
     if state.is_file():
         known = json.loads(state.read_text(encoding="utf-8")).get("address")
@@ -212,27 +249,4 @@ def finite(value: Any) -> Any:
         return {str(key): finite(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [finite(entry) for entry in value]
-    if isinstance(value, float) and value not in (value + 1, value - 1) and value == value:
-        return value
-    return str(value) if isinstance(value, float) and (value != value or value in (1e400, -1e400)) else value
-
-
-@contextmanager
-def _only_writer(work: Path) -> Iterator[None]:
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(work.parent / f"{work.name}.lock", os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise StoreError(f"cannot write: {error.strerror or error}", where=str(work)) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise TrainingError(
-            "another process is training here", where=str(work), hint="wait for it, or choose another folder"
-        ) from None
-    try:
-        yield
-        (work.parent / f"{work.name}.lock").unlink(missing_ok=True)
-    finally:
-        os.close(descriptor)
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

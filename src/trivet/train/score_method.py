@@ -5,29 +5,32 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
-from peft import get_peft_model
 from pydantic import Field
 from transformers import set_seed
 from trl.trainer.reward_config import RewardConfig
 
 from trivet._files import write_json
-from trivet.errors import ConfigError, UnsupportedError
 from trivet.judges.head_fit import prompts_of
 from trivet.models.classifiers import load_classifier, padding_of
 from trivet.models.names import resolve_model
 from trivet.train.answer_scores import score_by_head
-from trivet.train.arguments import trainer_arguments
-from trivet.train.loading import Trainee, refuse_adapter_on_adapter
+from trivet.train.loading import (
+    Trainee,
+    refuse_adapter_on_adapter,
+    training_dtype,
+    weights_folder,
+    with_new_adapter,
+)
 from trivet.train.preference_method import disable_dropout, hold_out, tell_memory, those_seen
 from trivet.train.preferences import Pair, PreferenceSet, asked, read_preferences
 from trivet.train.running import TrainingContext
 from trivet.train.score_metrics import metrics, ranking, signs
-from trivet.train.score_trainer import ScoreCollator, ScoredPairs, ScoreLoss, ScoreTrainer
+from trivet.train.score_trainer import ScoreCollator, ScoreLoss, ScoreTrainer
 from trivet.train.scored_pairs import COLUMNS, ScoredPair, from_responses, scored_pairs
 from trivet.train.scoring import packs
-from trivet.train.settings import TrainConfig, anchored, lora_config
+from trivet.train.settings import TrainConfig, anchored
+from trivet.train.sources import left_out_notes
 
 PROMPTS = "training_prompts.json"
 """The file with the digests of the prompts that the scorer was trained on."""
@@ -76,17 +79,10 @@ def train_scorer(
         ConfigError, DataError, ModelError: what the settings name is wrong; see where they are read.
         TrainingError: a loss or a gradient is not finite.
     """
-    arguments = trainer_arguments(
-        RewardConfig,
-        config.trainer,
-        folder=context.work / "checkpoints",
-        seed=config.seed,
-        honoured=honoured,
-        where=f"{context.where}: trainer",
-    )
+    arguments = context.arguments(RewardConfig, config, honoured)
     read = config.read(context.base)
     notes = [f"{len(read.pairs)} pairs of {read.source}"]
-    notes += [f"{count} rows left out: {reason}" for reason, count in read.left_out.items()]
+    notes += left_out_notes(read.left_out)
     kept, apart = hold_out(read.pairs, config.held_out, config.seed)
     if apart:
         notes.append(f"{len(apart)} pairs held out; no prompt of theirs is trained on")
@@ -101,9 +97,7 @@ def train_scorer(
         held_out, judged = scored_pairs(apart, trainee.tokenizer, **options)
         notes += [f"of those held out, {note}" for note in judged.notes()]
     loss = loss_of(arguments, trained)
-    context.facts["data"] = [*notes, *tokenised.notes(), *context.facts.pop("notes", [])]
-    for note in context.facts["data"]:
-        context.say(note)
+    context.tell([*notes, *tokenised.notes(), *context.facts.pop("notes", [])])
     score_by_head(trainee.model)
     packed = packs(trainee.model, trainee.tokenizer.vocab_size)
     if not packed:
@@ -112,8 +106,8 @@ def train_scorer(
     trainer = ScoreTrainer(
         model=trainee.model,
         args=arguments,
-        train_dataset=ScoredPairs(trained),
-        eval_dataset=ScoredPairs(held_out) if held_out else None,
+        train_dataset=trained,
+        eval_dataset=held_out or None,
         data_collator=ScoreCollator(packed, trainee.padding),
         processing_class=trainee.tokenizer,
         loss=loss,
@@ -143,14 +137,9 @@ def load_scorer(config: TrainConfig, context: TrainingContext) -> Trainee:
         ConfigError: the adapter does not fit the model.
     """
     reference = resolve_model(anchored(config.model, context.base))
-    folder = reference.path if reference.base is None else reference.base.path
-    if folder is None or not folder.is_dir():
-        raise UnsupportedError(
-            "cannot be trained: it is not a folder of weights", where=f"{context.where}: model {config.model}"
-        )
+    weights_folder(reference, where=f"{context.where}: model {config.model}")
     set_seed(config.seed)
-    dtype: Any = "auto" if torch.cuda.is_available() else torch.float32
-    model, tokenizer = load_classifier(reference, dtype=dtype, new_head=True)
+    model, tokenizer = load_classifier(reference, dtype=training_dtype(), new_head=True)
     model.requires_grad_(True)  # PEFT freezes what an adapter is merged into
     padding = padding_of(tokenizer)
     if tokenizer.pad_token_id is None:
@@ -159,10 +148,7 @@ def load_scorer(config: TrainConfig, context: TrainingContext) -> Trainee:
     if config.adapter is not None:
         where = f"{context.where}: adapter"
         refuse_adapter_on_adapter(reference, config.adapter, where)
-        try:
-            model = get_peft_model(model, lora_config(config.adapter, where=where, task="SEQ_CLS"))
-        except ValueError as error:
-            raise ConfigError(" ".join(str(error).split())[:400], where=where) from error
+        model = with_new_adapter(model, config.adapter, where=where, task="SEQ_CLS")
     return Trainee(model, tokenizer, reference.identity, config.model)
 
 

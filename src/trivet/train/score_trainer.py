@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
 
 from trivet.train.answer_scores import score_inputs
 from trivet.train.collecting_trainer import CollectingTrainer
@@ -14,19 +13,6 @@ from trivet.train.scored_pairs import ScoredPair
 
 ScoreLoss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """From scores [2 · pairs], margins [pairs] and signs [2 · pairs] to a loss: ``trivet.train.score_loss``."""
-
-
-class ScoredPairs(Dataset[ScoredPair]):
-    """The pairs as a data set of torch."""
-
-    def __init__(self, pairs: Sequence[ScoredPair]) -> None:
-        self.pairs = list(pairs)
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, index: int) -> ScoredPair:
-        return self.pairs[index]
 
 
 @dataclass(frozen=True)

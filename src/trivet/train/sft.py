@@ -37,7 +37,6 @@ from trivet.catalogue import method
 from trivet.errors import ConfigError
 from trivet.statistics.interval import Estimated
 from trivet.statistics.means import clustered_mean
-from trivet.train.arguments import trainer_arguments
 from trivet.train.batches import Example
 from trivet.train.loading import load_trainee
 from trivet.train.preference_method import hold_out, tell_memory, those_seen
@@ -45,8 +44,9 @@ from trivet.train.preferences import asked
 from trivet.train.running import TrainingContext
 from trivet.train.scoring import packs, score_answers
 from trivet.train.settings import TrainConfig
+from trivet.train.sources import left_out_notes
 from trivet.train.supervised_rows import Row, SupervisedSet, read_supervised, tokenise_supervised
-from trivet.train.supervised_trainer import ExampleCollator, Examples, SupervisedTrainer
+from trivet.train.supervised_trainer import ExampleCollator, SupervisedTrainer
 
 HONOURED = ("max_length", "completion_only_loss", "loss_type")
 
@@ -82,17 +82,15 @@ def train(config: Config, context: TrainingContext) -> None:
         judged = tokenise_supervised(apart, trainee.tokenizer, **options)
         held_out = judged.examples
         notes += [f"of those held out, {note}" for note in judged.notes()]
-    context.facts["data"] = [*notes, *tokenised.notes()]
-    for note in context.facts["data"]:
-        context.say(note)
+    context.tell([*notes, *tokenised.notes()])
     score_answers(trainee.model)
     packed = packs(trainee.model, trainee.tokenizer.vocab_size)
     tell_memory(context, trainee, tokenised, arguments.per_device_train_batch_size)
     trainer = SupervisedTrainer(
         model=trainee.model,
         args=arguments,
-        train_dataset=Examples(tokenised.examples),
-        eval_dataset=Examples(held_out) if held_out else None,
+        train_dataset=tokenised.examples,
+        eval_dataset=held_out or None,
         data_collator=ExampleCollator(packed, trainee.padding),
         processing_class=trainee.tokenizer,
         kind=arguments.loss_type,
@@ -108,14 +106,7 @@ def train(config: Config, context: TrainingContext) -> None:
 
 def _arguments(config: Config, context: TrainingContext) -> Any:
     where = f"{context.where}: trainer"
-    arguments = trainer_arguments(
-        SFTConfig,
-        config.trainer,
-        folder=context.work / "checkpoints",
-        seed=config.seed,
-        honoured=HONOURED,
-        where=where,
-    )
+    arguments = context.arguments(SFTConfig, config, HONOURED)
     if arguments.loss_type not in ("nll", "dft"):
         raise ConfigError(
             f"loss_type: {arguments.loss_type!r}", where=where, hint="this method has nll and dft"
@@ -139,7 +130,7 @@ def _completion_only(given: bool | None, rows: Sequence[Row], where: str) -> boo
 def _split(found: SupervisedSet, config: Config, arguments: Any) -> tuple[list[Row], list[Row], list[str]]:
     """Rows that train, rows that are held out, and what a user should know of them."""
     notes = [f"{len(found.rows)} rows of {found.source}"]
-    notes += [f"{count} rows left out: {reason}" for reason, count in found.left_out.items()]
+    notes += left_out_notes(found.left_out)
     rows, apart = hold_out(found.rows, config.held_out, config.seed)
     if apart:
         notes.append(f"{len(apart)} rows held out; no prompt of theirs is trained on")

@@ -19,15 +19,9 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from trivet.errors import UnsupportedError
+from trivet.models.torch_engine.attention import refuse_needs
 
 NAME = "trivet_shared_prompts"
-# Passed by models and of no consequence here; anything else unknown is refused.
-_HARMLESS = frozenset(
-    {
-        "position_ids", "is_causal", "use_cache", "cache_position", "output_attentions", "position_bias",
-        "output_hidden_states", "return_dict", "num_items_in_batch", "position_embeddings",
-    }
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -104,9 +98,7 @@ def shared_prompt_attention(
     """
     if trivet_layout is None:
         raise UnsupportedError("the model does not hand its arguments on to its attention")
-    unknown = sorted(name for name, given in others.items() if given is not None and name not in _HARMLESS)
-    if unknown:
-        raise UnsupportedError(f"the model's attention needs {', '.join(unknown)}")
+    refuse_needs(others)
     shared = query.shape[1] // key.shape[1]
     if shared > 1:  # heads that share a key and a value
         key, value = (part.repeat_interleave(shared, dim=1) for part in (key, value))

@@ -60,3 +60,8 @@ def _from_hub(source: str) -> Iterable[PlacedRow]:
             hint="check the name, the split and the network",
         ) from error
     return ((f"{source}, row {number}", row) for number, row in enumerate(loaded, 1))
+
+
+def left_out_notes(left_out: Mapping[str, int]) -> list[str]:
+    """The rows that gave none, in sentences."""
+    return [f"{count} rows left out: {reason}" for reason, count in left_out.items()]

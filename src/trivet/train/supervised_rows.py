@@ -8,10 +8,11 @@ from typing import Any
 
 from trivet.errors import DataError
 from trivet.models.operations import Tokens
+from trivet.models.torch_engine.kv_tree import common_length
 from trivet.train.batches import Example
-from trivet.train.preferences import pair_of
+from trivet.train.preferences import check_text_or_messages, pair_of
 from trivet.train.sources import open_source
-from trivet.train.tokenising import Tokenised, common_prefix, template_tokens
+from trivet.train.tokenising import Tokenised, template_tokens
 
 Row = dict[str, Any]
 """``prompt`` and ``completion``, both texts or both lists of messages; where the whole row is to be learnt,
@@ -83,19 +84,10 @@ def _row(given: Mapping[str, Any], place: str) -> Row | str:
 
 
 def _side(given: Mapping[str, Any], name: str, place: str) -> str | list[dict[str, str]]:
-    value = given.get(name)
-    messages = isinstance(value, list) and all(
-        isinstance(entry, dict)
-        and isinstance(entry.get("role"), str)
-        and isinstance(entry.get("content"), str)
-        for entry in value
-    )
-    if isinstance(value, str) or messages:
-        return value  # type: ignore[return-value]
-    raise DataError(
-        f"{name}: must be a text or a list of messages with role and content (received {value!r:.80})",
-        where=place,
-    )
+    value: Any = given.get(name)
+    check_text_or_messages(name, value, place)
+    checked: str | list[dict[str, str]] = value
+    return checked
 
 
 def tokenise_supervised(
@@ -141,4 +133,4 @@ def _tokens(row: Row, tokenizer: Any, number: int) -> tuple[Tokens, int]:
         before = ()
         if completion is not None:
             before = template_tokens(prompt, tokenizer, number, add_generation_prompt=True)
-    return tokens, common_prefix(before, tokens)
+    return tokens, common_length(before, tokens)

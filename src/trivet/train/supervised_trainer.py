@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch.utils.data import Dataset
 
 from trivet.train.batches import Example, model_inputs
 from trivet.train.collecting_trainer import CollectingTrainer
@@ -27,19 +26,6 @@ def token_losses(logprobs: torch.Tensor, kind: LossType) -> torch.Tensor:
     if kind == "dft":
         return -logprobs * logprobs.detach().exp()
     raise ValueError(f"unknown loss {kind!r}")
-
-
-class Examples(Dataset[Example]):
-    """Examples with one answer as a data set of torch."""
-
-    def __init__(self, examples: Sequence[Example]) -> None:
-        self.examples = list(examples)
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, index: int) -> Example:
-        return self.examples[index]
 
 
 @dataclass(frozen=True)

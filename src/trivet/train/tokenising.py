@@ -9,6 +9,7 @@ from jinja2 import TemplateError
 
 from trivet.errors import DataError
 from trivet.models.operations import Tokens
+from trivet.models.torch_engine.kv_tree import common_length
 from trivet.train.batches import Example
 from trivet.train.preferences import Pair
 
@@ -76,7 +77,7 @@ def _tokens(pair: Pair, tokenizer: Any, row: int) -> tuple[Tokens, list[Tokens]]
         whole = [
             template_tokens(pair["prompt"] + pair[side], tokenizer, row) for side in ("chosen", "rejected")
         ]
-    shared = min(common_prefix(prompt, one) for one in whole)
+    shared = min(common_length(prompt, one) for one in whole)
     return prompt[:shared], [one[shared:] for one in whole]
 
 
@@ -95,11 +96,3 @@ def template_tokens(messages: list[dict[str, str]], tokenizer: Any, row: int, **
         return tuple(tokenizer.apply_chat_template(messages, return_dict=False, **options))
     except (TemplateError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"the chat template refuses the messages: {error}", where=f"row {row + 1}") from error
-
-
-def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens the two begin with alike."""
-    count = 0
-    while count < min(len(first), len(second)) and first[count] == second[count]:
-        count += 1
-    return count

@@ -46,11 +46,6 @@ def model(tiny_model_folder: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tiny_model_folder: Path) -> Any:
-    return AutoTokenizer.from_pretrained(tiny_model_folder, padding_side="left")
-
-
-@pytest.fixture(scope="module")
 def others(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> tuple[Path, Path]:
     """Two models near the tiny one."""
     found = []

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,16 +18,6 @@ CHATS = [
 ]
 BEST = {"method": "best_of_n", "n": 2, "judge": "refusal_string_match"}
 OPTIONS = {"max_new_tokens": 4, "do_sample": False}
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model_folder: Path) -> Any:
-    return AutoModelForCausalLM.from_pretrained(tiny_model_folder)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_model_folder: Path) -> Any:
-    return AutoTokenizer.from_pretrained(tiny_model_folder, padding_side="left")
 
 
 def rendered(tokenizer: Any, chats: Any = CHATS) -> dict[str, torch.Tensor]:

@@ -1,11 +1,10 @@
 """Logits processors of the caller's act under every method, on what they would see in plain ``generate``."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor, TemperatureLogitsWarper
+from transformers import AutoModelForCausalLM, LogitsProcessor, TemperatureLogitsWarper
 
 from trivet.systems.custom_generate import CustomGenerate
 
@@ -19,16 +18,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "rain": {"method": "rain", "searches": 3, "least_searches": 1, "candidates": 3, "judge": JUDGE},
     "eft": {"method": "eft", "base": "a", "tuned": {"kind": "b"}, "draft_tokens": 2},
 }
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model_folder: Path) -> Any:
-    return AutoModelForCausalLM.from_pretrained(tiny_model_folder)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_model_folder: Path) -> Any:
-    return AutoTokenizer.from_pretrained(tiny_model_folder, padding_side="left")
 
 
 @pytest.fixture(scope="module")

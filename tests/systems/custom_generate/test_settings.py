@@ -1,11 +1,10 @@
 """What a call of ``generate`` asks for is honoured as transformers honours it, or refused by name."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import DynamicCache
 from transformers.generation import (
     EosTokenCriteria,
     MaxLengthCriteria,
@@ -19,16 +18,6 @@ from trivet.errors import ConfigError, UnsupportedError
 from trivet.systems.custom_generate import CustomGenerate
 
 TEXTS = ["What is the capital of France?", "Hello", "Take one away and it falls over"]
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model_folder: Path) -> Any:
-    return AutoModelForCausalLM.from_pretrained(tiny_model_folder)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_model_folder: Path) -> Any:
-    return AutoTokenizer.from_pretrained(tiny_model_folder, padding_side="left")
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ Queries of the heads that share a key-value head are laid out as positions of on
 never expanded.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,6 +102,17 @@ class Plan:
     seen: dict[int, tuple[int, int, int, int | None]] | None = None
 
 
+def refuse_needs(others: Mapping[str, Any]) -> None:
+    """Refuse what an attention of ours is passed and would leave out.
+
+    Raises:
+        UnsupportedError: names it.
+    """
+    unknown = sorted(name for name, given in others.items() if given is not None and name not in _HARMLESS)
+    if unknown:
+        raise UnsupportedError(f"the model's attention needs {', '.join(unknown)}")
+
+
 def packed_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -122,9 +134,7 @@ def packed_attention(
     """
     if trivet_plan is None:
         raise UnsupportedError("the model does not hand its arguments on to its attention")
-    unknown = sorted(name for name, given in others.items() if given is not None and name not in _HARMLESS)
-    if unknown:
-        raise UnsupportedError(f"the model's attention needs {', '.join(unknown)}")
+    refuse_needs(others)
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     if trivet_plan.seen is not None:
         trivet_plan.seen[layer] = (key.shape[1], key.shape[3], value.shape[3], sliding_window)

@@ -47,7 +47,7 @@ class Node:
     used: int = 0
 
 
-def common_length(first: Sequence[int], second: Sequence[int]) -> int:
+def common_length(first: Sequence[object], second: Sequence[object]) -> int:
     """Length of the longest common prefix."""
     shorter = min(len(first), len(second))
     if first[:shorter] == second[:shorter]:
