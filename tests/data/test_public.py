@@ -43,6 +43,7 @@ HELD = {
     ("strongreject", "strongreject", "all"): (247, 0),
     ("true_false_facts", "true-false-facts", "all"): (481, 9),
     ("truthfulqa", "truthfulqa", "validation"): (652, 0),
+    ("truthfulqa_pairs", "truthfulqa", "validation"): (652, 0),
     ("xstest", "xstest", "all"): (200, 160),
     ("xstest_completions", "xstest-completions", "all"): (720, 0),
     ("xstest_unsafe", "xstest", "all"): (160, 200),
@@ -169,6 +170,12 @@ def test_truthfulqa_as_published_and_from_the_hub(tmp_path):
     as_parquet(tmp_path / "b" / "validation-0.parquet", {"question": "Q?", "mc1_targets": targets})
     hub = one("truthfulqa", tmp_path / "b")
     assert (hub["id"], hub["choices"], hub["answer"]) == (row["id"], row["choices"], row["answer"])
+    pair = one("truthfulqa_pairs", tmp_path / "a")
+    assert pair["prompt"] == [{"role": "user", "content": "Q?"}]
+    assert pair["chosen"][0]["content"] == "right" and pair["rejected"][0]["content"] in ("w1", "w2")
+    generation = {"question": "Q?", "best_answer": "right", "incorrect_answers": ["w1", "w2"]}
+    as_parquet(tmp_path / "c" / "validation-0.parquet", generation)
+    assert one("truthfulqa_pairs", tmp_path / "c") == pair
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from rich.console import Console
 from tests.conftest import make_tiny_model
 from tests.train.conftest import make_pairs
@@ -161,3 +162,72 @@ def test_a_model_beside_it_is_refused(training: Callable[..., Path], tmp_path: P
     study.write_text(study.read_text().replace("after:\n    train:", "after:\n    model: x\n    train:"))
     with pytest.raises(ConfigError, match="has `model` and `train`"):
         load_study(study)
+
+
+def test_a_step_starts_from_what_another_system_makes(
+    training: Callable[..., Path], store: Path, tmp_path: Path
+) -> None:
+    """MODPO takes its margin from one training run of the study, a merge takes both; each waits for those
+    before it, wherever it stands, and none is measured with a prompt that trained one of them."""
+    spec = yaml.safe_load(training().read_text())
+    first = spec["systems"]["after"]["train"]
+    (tmp_path / "other.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in make_pairs(16)[12:]))
+    modpo = {
+        **first,
+        "method": "modpo",
+        "data": "other.jsonl",
+        "objective": "second",
+        "margins": {"first": {"model": "system:after"}},
+        "weights": {"second": 0.5, "first": 0.5},
+    }
+    soup = {
+        "merge_method": "rewarded_soup",
+        "base_model": "models/base",
+        "models": [{"model": "system:after"}, {"model": "system:both"}],
+    }
+    spec["systems"] = {"soup": {"merge": soup}, "both": {"train": modpo}, **spec["systems"]}
+    study = training(systems=spec["systems"])
+    results = run(study, store).results
+    assert [system.name for system in results.systems] == ["soup", "both", "base", "after", "after_careful"]
+    assert str(store) not in json.dumps([system.spec for system in results.systems])
+    assert next(s for s in results.systems if s.name == "soup").model.startswith("merge of ")
+    makers = [m.description["method"] for m in Store(store).manifests() if "made" not in m.description]
+    assert {"train/dpo", "train/modpo", "merge/rewarded_soup"} <= set(makers)
+
+    asked = make_pairs(1)[0]["prompt"][0]["content"]
+    (tmp_path / "asked.jsonl").write_text(json.dumps({"id": "a", "prompt": asked}) + "\n")
+    evaluations = [
+        {"prompts": "asked.jsonl", "name": "asked", "leg": "harmless", "judge": "refusal_string_match"}
+    ]
+    with pytest.raises(StudyError, match="among those that trained soup"):
+        run(training(systems=spec["systems"], evaluations=evaluations), store)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("system:aftr", "merges or trains no system of that name"),
+        ("system:base", "merges or trains no system of that name"),
+        ("system:two", "made of one another: two → two"),
+    ],
+)
+def test_a_step_that_starts_from_nothing_is_refused(
+    training: Callable[..., Path], store: Path, model: str, message: str
+) -> None:
+    spec = yaml.safe_load(training().read_text())
+    spec["systems"]["two"] = {"train": {**spec["systems"]["after"]["train"], "model": model}}
+    with pytest.raises(ConfigError, match=message):
+        run(training(systems=spec["systems"]), store)
+
+
+def test_what_starts_from_a_step_that_failed_says_so(
+    training: Callable[..., Path], store: Path, tmp_path: Path
+) -> None:
+    spec = yaml.safe_load(training().read_text())
+    systems = spec["systems"]
+    systems["soup"] = {"merge": {"merge_method": "linear", "models": [{"model": "system:after"}] * 2}}
+    for name in ("after", "after_careful"):
+        systems[name]["train"]["data"] = "nowhere.jsonl"
+    results = run(training(systems=systems), store).results
+    assert [system.name for system in results.systems] == ["base"]
+    assert "starts from what after makes, which failed" in json.dumps([step.model_dump(mode="json") for step in results.failed])

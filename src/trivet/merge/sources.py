@@ -10,7 +10,7 @@ from trivet.errors import MergeError
 from trivet.merge.adapters import CONFIG, FILE, Adapter
 from trivet.merge.weights import Entry, Weights
 from trivet.models.cache import remembered_sha256
-from trivet.models.names import ModelReference, is_adapter, resolve_model
+from trivet.models.names import ModelReference, is_adapter, made_folder, resolve_model
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,9 @@ class Sources:
         return self._weights[folder]
 
     def _place(self, name: str) -> Path:
+        made = made_folder(name)
+        if made is not None:
+            return made
         path = Path(name).expanduser()
         beside = self._folder / path
         return beside if beside.exists() else path

@@ -8,13 +8,16 @@
 ``owner/name[@revision]`` a model on the Hugging Face hub
 ``openai:URL#name``       an OpenAI-compatible endpoint
 ``inspect:PROVIDER/NAME`` any model provider of Inspect AI
+``system:NAME``           in a study, what its system NAME merges or trains
 ======================== ===========================================================
 """
 
 import json
 import re
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -36,6 +39,8 @@ _SETTINGS = (
     "special_tokens_map.json",
     "*.jinja",
 )
+MADE = "system:"
+_made: ContextVar[Mapping[str, Path]] = ContextVar("made_models")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -77,6 +82,33 @@ class ModelReference:
         return known or {"source": str(self.location or self.path)}
 
 
+@contextmanager
+def made_models(folders: Mapping[str, Path]) -> Iterator[None]:
+    """Let ``system:NAME`` mean the checkpoint in ``folders[NAME]``; the mapping may grow meanwhile."""
+    token = _made.set(folders)
+    try:
+        yield
+    finally:
+        _made.reset(token)
+
+
+def made_folder(name: str) -> Path | None:
+    """The folder of the checkpoint that ``system:NAME`` means; ``None`` for every other name.
+
+    Raises:
+        ModelError: no such checkpoint is made here.
+    """
+    if not name.startswith(MADE):
+        return None
+    folder = _made.get({}).get(name.removeprefix(MADE))
+    if folder is None:
+        raise ModelError(
+            "means what a system of the same study merges or trains, and there is none of that name",
+            where=name,
+        )
+    return folder
+
+
 def resolve_model(name: str) -> ModelReference:
     """Find the model that ``name`` means. Hub models are looked for in the local cache, then downloaded.
 
@@ -90,6 +122,9 @@ def resolve_model(name: str) -> ModelReference:
         if "/" not in provider:
             raise ModelError("must be inspect:PROVIDER/NAME", where=name)
         return ModelReference(name, "inspect", location=provider, endpoint_model=provider.split("/", 1)[1])
+    made = made_folder(name)
+    if made is not None:
+        return replace(_on_disk_or_hub(str(made)), name=name)
     if name == embedded.NAME:
         path = embedded.folder()
         if path is None:

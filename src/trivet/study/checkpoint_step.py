@@ -1,12 +1,15 @@
 """A step of a study that makes the model of a system: a merge or a training run."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from trivet.errors import StoreError
+from trivet._validation import did_you_mean
+from trivet.errors import ConfigError, StoreError
+from trivet.models.names import MADE
 from trivet.study.address import Description
 from trivet.study.store import Store
 
@@ -28,12 +31,14 @@ class Expected:
 class CheckpointStep(Protocol):
     """What makes a system's model.
 
-    ``system`` is the first system that needs it, ``seconds`` what was spent on it here, ``error`` what it
-    raised, and ``expected`` an estimate where it has not been made yet.
+    ``system`` is the first system that needs it, ``made_of`` are the steps whose checkpoints it starts from,
+    ``seconds`` what was spent on it here, ``error`` what it raised, and ``expected`` an estimate where it has
+    not been made yet.
     """
 
     system: str
     description: Description
+    made_of: "tuple[CheckpointStep, ...]"
     seconds: float
     error: Exception | None
 
@@ -102,6 +107,51 @@ def make_checkpoint(step: CheckpointStep, runner: "Runner") -> None:
         step.error = error
         raise
     step.seconds = time.perf_counter() - started
+
+
+def trained_on(step: CheckpointStep | None) -> frozenset[str]:
+    """Digests of the prompts that a checkpoint learnt from, in its own step and in those before it."""
+    if step is None:
+        return frozenset()
+    return step.trained_on.union(*(trained_on(before) for before in step.made_of))
+
+
+def systems_named(settings: Any) -> set[str]:
+    """The systems whose checkpoint some settings name as ``system:NAME``, at any depth."""
+    if isinstance(settings, str):
+        # A merge names an adapter on a model as MODEL+ADAPTER.
+        return {part.removeprefix(MADE) for part in settings.split("+") if part.startswith(MADE)}
+    if isinstance(settings, Mapping):
+        return set().union(*map(systems_named, settings.values()))
+    if isinstance(settings, list):
+        return set().union(*map(systems_named, settings))
+    return set()
+
+
+def in_order(named: Mapping[str, set[str]], makers: Collection[str], *, where: str) -> list[str]:
+    """Systems so that each comes after those that it names; otherwise in the order given.
+
+    Args:
+        named: by system, those whose checkpoints it starts from.
+        makers: the systems whose model is made.
+
+    Raises:
+        ConfigError: one names a system that makes no checkpoint, or they name one another in a circle.
+    """
+    for name, others in named.items():
+        for other in sorted(others.difference(makers)):
+            raise ConfigError(
+                f"{MADE}{other}: the study merges or trains no system of that name",
+                where=f"{where}: systems.{name}",
+                hint=did_you_mean(other, makers),
+            )
+    sorter = TopologicalSorter({name: sorted(others) for name, others in named.items()})
+    try:
+        return list(sorter.static_order())
+    except CycleError as error:
+        raise ConfigError(
+            f"made of one another: {' → '.join(reversed(error.args[1]))}", where=f"{where}: systems"
+        ) from None
 
 
 def shared(step: CheckpointStep, others: Mapping[str, CheckpointStep]) -> CheckpointStep:

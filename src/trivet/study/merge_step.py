@@ -24,7 +24,7 @@ from trivet.merge.recipe import Recipe
 from trivet.merge.tokenizer_rule import RULES
 from trivet.models.embedded import source_of
 from trivet.study.address import Description
-from trivet.study.checkpoint_step import CHECKPOINT, Expected
+from trivet.study.checkpoint_step import CHECKPOINT, CheckpointStep, Expected
 from trivet.study.spec import StudySpec, recipe_of
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class MergeStep:
     models: Mapping[str, str]
     sources: Mapping[str, str]
     cost: Cost | None = None
+    made_of: tuple[CheckpointStep, ...] = ()
     seconds: float = 0.0
     error: Exception | None = None
 

@@ -9,9 +9,19 @@ from trivet.errors import ConfigError, StoreError, StudyError, TrivetError
 from trivet.judges.base import Judge, parts_of
 from trivet.judges.grader import GraderJudge
 from trivet.judges.resolve import resolve
+from trivet.models.names import made_models
 from trivet.study.address import derived_seed
 from trivet.study.cell import Cell
-from trivet.study.checkpoint_step import CheckpointStep, make_checkpoint, name_of, place_of, shared
+from trivet.study.checkpoint_step import (
+    CheckpointStep,
+    in_order,
+    make_checkpoint,
+    name_of,
+    place_of,
+    shared,
+    systems_named,
+    trained_on,
+)
 from trivet.study.circular import (
     Circle,
     Measured,
@@ -27,7 +37,7 @@ from trivet.study.legs import resolve_legs
 from trivet.study.merge_step import read_merge
 from trivet.study.own_labels import qualities
 from trivet.study.run import Runner
-from trivet.study.spec import EvaluationEntry, StudySpec, reference_of
+from trivet.study.spec import EvaluationEntry, StudySpec, recipe_of, reference_of
 from trivet.study.systems import Prepared, prepare, prepare_logs, read_system
 from trivet.study.train_step import read_training
 
@@ -39,13 +49,14 @@ if TYPE_CHECKING:
 class Study:
     """A study whose parts are opened: systems, evaluations, judges. What could not be is a failure.
 
-    ``makers`` holds, by system, the merge or the training run that makes its model.
+    ``makers`` holds, by system, the merge or the training run that makes its model, ``made`` where that lies.
     """
 
     spec: StudySpec
     base: Path
     systems: dict[str, Prepared] = field(default_factory=dict)
     makers: dict[str, CheckpointStep] = field(default_factory=dict)
+    made: dict[str, Path] = field(default_factory=dict)
     evaluations: list[Evaluation] = field(default_factory=list)
     judges: dict[str, tuple[Judge, ...]] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
@@ -117,8 +128,12 @@ def open_study(spec: StudySpec, path: Path, runner: Runner) -> Study:
         except TrivetError as error:
             first = first or error
             study.failures[f"evaluation {entry.label}"] = failure_of(error)
-    for name in spec.systems:
-        first = _open_system(study, name, path, runner) or first
+    with made_models(study.made):
+        makers = (*spec.merge_systems, *spec.train_systems)
+        for name in in_order(_named(spec, path), makers, where=str(path)):
+            failure = _open_system(study, name, path, runner)
+            first = first or failure
+    study.systems = {name: study.systems[name] for name in spec.systems if name in study.systems}
     if first is not None and not (study.systems and study.evaluations):
         raise first
     check_circles(study, where=str(path))
@@ -149,7 +164,10 @@ def _open_system(study: Study, name: str, path: Path, runner: Runner) -> TrivetE
             merged = name in spec.merge_systems
             step = f"{'merge' if merged else 'train'} {name}"
             read = read_merge if merged else read_training
+            before = _made_before(study, name, path)
             maker = study.makers[name] = shared(read(spec, name, path), study.makers)
+            maker.made_of = before
+            study.made[name] = place_of(maker, runner.store)
             step = f"system {name}"
             system = read_system(name, spec, study.base, checkpoint=place_of(maker, runner.store))
             step = name_of(maker)
@@ -163,6 +181,32 @@ def _open_system(study: Study, name: str, path: Path, runner: Runner) -> TrivetE
         study.failures[step] = failure_of(known)
         return known
     return None
+
+
+def _named(spec: StudySpec, path: Path) -> dict[str, set[str]]:
+    """By system, those whose checkpoints what makes its model starts from."""
+    named: dict[str, set[str]] = {}
+    for name, given in spec.systems.items():
+        if name in spec.merge_systems:
+            recipe = recipe_of(spec, name, path)[0]
+            named[name] = systems_named(recipe.model_dump(mode="json"))
+        else:
+            named[name] = systems_named(given.get("train")) if isinstance(given, dict) else set()
+    return named
+
+
+def _made_before(study: Study, name: str, path: Path) -> tuple[CheckpointStep, ...]:
+    """The steps that a system's maker starts from, each finished.
+
+    Raises:
+        StudyError: one of them failed.
+    """
+    before = []
+    for other in sorted(_named(study.spec, path)[name]):
+        if other not in study.made or not study.made[other].is_dir():
+            raise StudyError(f"starts from what {other} makes, which failed", where=f"systems.{name}")
+        before.append(study.makers[other])
+    return tuple(before)
 
 
 def _unforeseen(error: Exception, where: str) -> StudyError:
@@ -192,7 +236,7 @@ def check_circles(study: Study, *, where: str) -> None:
             name,
             system.judges,
             grading_models(system.judges, bound),
-            frozenset() if system.maker is None else system.maker.trained_on,
+            trained_on(system.maker),
         )
         for name, system in study.systems.items()
     ]

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from trivet import catalogue
 from trivet._files import write_json
 from trivet._validation import validate
-from trivet.errors import ConfigError
+from trivet.errors import ConfigError, TrainingError
 from trivet.study.address import Description
-from trivet.study.checkpoint_step import CHECKPOINT, Expected
+from trivet.study.checkpoint_step import CHECKPOINT, CheckpointStep, Expected
 from trivet.study.spec import StudySpec
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class TrainStep:
     config: "TrainConfig"
     folder: Path
     description: Description
+    made_of: tuple[CheckpointStep, ...] = ()
     seconds: float = 0.0
     error: Exception | None = None
 
@@ -79,6 +80,7 @@ class TrainStep:
         """Train, from the last checkpoint where a run was interrupted, and put the result into the store.
 
         Raises:
+            TrainingError: the method found no model that it may give.
             TrivetError: what the method raised.
         """
         from trivet.train.running import train

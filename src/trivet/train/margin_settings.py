@@ -14,7 +14,7 @@ from trivet._files import canonical_json, sha256_file, sha256_text
 from trivet.errors import ConfigError
 from trivet.judges.base import Judge
 from trivet.judges.resolve import resolve
-from trivet.models.names import resolve_model
+from trivet.models.names import made_folder, resolve_model
 from trivet.models.operations import Chat
 from trivet.train.settings import anchored
 
@@ -94,8 +94,9 @@ class Margin(_validation.Config):
 
     def record(self, base: Path) -> dict[str, Any]:
         """The record of the run that made ``model``; empty where there is none."""
+        folder = made_folder(str(self.model)) or base / str(self.model)
         try:
-            record = json.loads((base / str(self.model) / "training.json").read_text(encoding="utf-8"))
+            record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
         return record if isinstance(record, dict) else {}

@@ -1,5 +1,6 @@
 """Public preference pairs, in TRL's conversational format."""
 
+import hashlib
 import re
 from typing import Any
 
@@ -105,3 +106,33 @@ def _sharegpt(row: SourceRow, turn: Any) -> dict[str, str]:
         known = ", ".join(_SHAREGPT_ROLES)
         raise row.error(f"a turn is from one of {known}, not {turn.get('from')!r:.80}")
     return {"role": _SHAREGPT_ROLES[turn["from"]], "content": turn["value"]}
+
+
+@public_set(
+    title="TruthfulQA, the best answer against a wrong one (arXiv 2109.07958)",
+    kind="preferences",
+    licence="Apache-2.0",
+    source="https://github.com/sylinrl/TruthfulQA (TruthfulQA.csv)",
+    files={"validation": ("questions.jsonl", "TruthfulQA.csv", "validation-*.parquet")},
+    hub=Hub(
+        "truthfulqa/truthful_qa",
+        {"validation": ("generation/validation-*.parquet",)},
+        "741b8276f2d1982aa3d5b832d3ee81ed3b896490",
+    ),
+)
+def truthfulqa_pairs(row: SourceRow) -> dict[str, Any] | LeftOut:
+    """A pair for each question; which of its wrong answers is ``rejected`` depends on the text alone."""
+    question = row.text("Question", "question")
+    right = row.text("Best Answer", "best_answer").strip()
+    listed = row.name("Incorrect Answers", "incorrect_answers")
+    wrong = row.texts(listed) if isinstance(row.values[listed], list) else row.text(listed).split(";")
+    wrong = [text for text in dict.fromkeys(part.strip() for part in wrong) if text and text != right]
+    if not wrong:
+        return LeftOut("there is no wrong answer")
+    rejected = min(wrong, key=lambda text: hashlib.sha256(f"{question}\0{text}".encode()).digest())
+    return {
+        "prompt": [{"role": "user", "content": question}],
+        "chosen": [{"role": "assistant", "content": right}],
+        "rejected": [{"role": "assistant", "content": rejected}],
+        "category": "truthfulness",
+    }
