@@ -199,8 +199,20 @@ def test_a_step_starts_from_what_another_system_makes(
     evaluations = [
         {"prompts": "asked.jsonl", "name": "asked", "leg": "harmless", "judge": "refusal_string_match"}
     ]
-    with pytest.raises(StudyError, match="among those that trained soup"):
-        run(training(systems=spec["systems"], evaluations=evaluations), store)
+    study = training(systems=spec["systems"], evaluations=evaluations, allow_circular=True)
+    assert "among those that trained soup" in json.dumps(run(study, store).results.marks, default=str)
+
+
+def test_a_judge_that_trained_a_system_does_not_measure_it(
+    training: Callable[..., Path], store: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "asked.jsonl").write_text(json.dumps({"id": "a", "prompt": "What else?"}) + "\n")
+    judge = "refusal_string_match"
+    modpo = {"method": "modpo", "margins": {"polite": {"judge": judge}}, "weights": [0.5, 0.5]}
+    evaluations = [{"prompts": "asked.jsonl", "name": "asked", "leg": "harmless", "judge": judge}]
+    with pytest.raises(StudyError, match="asked is scored by refusal_string_match, which trained after"):
+        run(training(modpo, evaluations=evaluations), store)
+    assert not trained(store)  # it is told before the training
 
 
 @pytest.mark.parametrize(
@@ -230,4 +242,6 @@ def test_what_starts_from_a_step_that_failed_says_so(
         systems[name]["train"]["data"] = "nowhere.jsonl"
     results = run(training(systems=systems), store).results
     assert [system.name for system in results.systems] == ["base"]
-    assert "starts from what after makes, which failed" in json.dumps([step.model_dump(mode="json") for step in results.failed])
+    assert "starts from what after makes, which failed" in json.dumps(
+        [step.model_dump(mode="json") for step in results.failed]
+    )

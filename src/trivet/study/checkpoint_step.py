@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from trivet._validation import did_you_mean
 from trivet.errors import ConfigError, StoreError
+from trivet.judges.base import Judge
 from trivet.models.names import MADE
 from trivet.study.address import Description
 from trivet.study.store import Store
@@ -72,6 +73,11 @@ class CheckpointStep(Protocol):
         """Digests of the prompts that the weights learnt from in this step."""
         ...
 
+    @property
+    def trained_by(self) -> tuple[Judge, ...]:
+        """The judges that the weights learnt to please in this step."""
+        ...
+
     def write(self, runner: "Runner") -> None:
         """Make the checkpoint and put it into the store."""
         ...
@@ -114,6 +120,13 @@ def trained_on(step: CheckpointStep | None) -> frozenset[str]:
     if step is None:
         return frozenset()
     return step.trained_on.union(*(trained_on(before) for before in step.made_of))
+
+
+def trained_by(step: CheckpointStep | None) -> tuple[Judge, ...]:
+    """The judges that a checkpoint learnt to please, in its own step and in those before it."""
+    if step is None:
+        return ()
+    return (*step.trained_by, *(judge for before in step.made_of for judge in trained_by(before)))
 
 
 def systems_named(settings: Any) -> set[str]:

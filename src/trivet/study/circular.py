@@ -1,10 +1,10 @@
 """What selects, trains or steers a system never measures it: the circularity check of a plan.
 
-Three uses are circular and refused: an evaluation is scored by a judge that a system uses (best-of-n, say); a
-row on which such a judge was fitted has a prompt that the study asks; and a row that trained a system has
-one. Prompts are compared in normalised form. Where the judge that scores and the judge that steers were
-fitted on some of the same rows, that is said in a note: they are different judges, but not quite independent
-ones.
+Three uses are circular and refused: an evaluation is scored by a judge that a system uses (best-of-n, say) or
+was trained by (as the reward of reinforcement learning, say); a row on which such a judge was fitted has a
+prompt that the study asks; and a row that trained a system has one. Prompts are compared in normalised form.
+Where the judge that scores and the judge that steers were fitted on some of the same rows, that is said in a
+note: they are different judges, but not quite independent ones.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,21 +20,29 @@ from trivet.judges.grader import GraderJudge
 class Steered:
     """A system and the judges that select or steer its answers; ``graders`` are the models among them.
 
-    ``trained_on`` are digests of the prompts that its weights learnt from in the study.
+    ``trained_on`` are digests of the prompts that its weights learnt from in the study, ``trained_by`` the
+    judges that they learnt to please.
     """
 
     name: str
     judges: tuple[Judge, ...]
     graders: frozenset[str] = frozenset()
     trained_on: frozenset[str] = frozenset()
+    trained_by: tuple[Judge, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "judges", _apart(self.judges))
+        object.__setattr__(self, "trained_by", _apart(self.trained_by))
+
+    @property
+    def all_judges(self) -> tuple[Judge, ...]:
+        """Those that select its answers and those that trained it."""
+        return (*self.judges, *self.trained_by)
 
     @property
     def rows(self) -> frozenset[str]:
         """Digests of the prompts of all rows that its judges were fitted on."""
-        return frozenset[str]().union(*(judge.training_prompts for judge in self.judges))
+        return frozenset[str]().union(*(judge.training_prompts for judge in self.all_judges))
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,8 @@ def find_circles(systems: Iterable[Steered], evaluations: Sequence[Measured]) ->
     """Every circular use, by system and evaluation."""
     found: list[Circle] = []
     for system in systems:
-        used = {judge.identity: judge.name for judge in system.judges}
+        used = {judge.identity: "trained" for judge in system.trained_by}
+        used |= {judge.identity: "selects the answers of" for judge in system.judges}
         for evaluation in evaluations:
             found += _judges(system, used, evaluation)
             learnt = len(system.trained_on & evaluation.prompts)
@@ -94,11 +103,11 @@ def find_circles(systems: Iterable[Steered], evaluations: Sequence[Measured]) ->
 def _judges(system: Steered, used: dict[str, str], evaluation: Measured) -> Iterable[Circle]:
     for judge in evaluation.judges:
         if judge.identity in used:
-            text = f"{evaluation.name} is scored by {judge.name}, which selects the answers of {system.name}"
+            text = f"{evaluation.name} is scored by {judge.name}, which {used[judge.identity]} {system.name}"
             yield Circle(system.name, evaluation.name, judge.name, text)
             return
     for model in sorted(system.graders & evaluation.graders):
-        text = f"{evaluation.name} is graded by {model}, which selects the answers of {system.name}"
+        text = f"{evaluation.name} is graded by {model}, which also steers {system.name}"
         yield Circle(system.name, evaluation.name, model, text)
 
 
@@ -116,7 +125,7 @@ def shared_rows(systems: Iterable[Steered], evaluations: Sequence[Measured]) -> 
     """Notes on judges that score and were fitted on rows that also fitted a judge which steers a system."""
     found: dict[tuple[str, int, int], tuple[list[str], list[str]]] = {}
     for system in systems:
-        used = {judge.identity for judge in system.judges}
+        used = {judge.identity for judge in system.all_judges}
         for evaluation in evaluations:
             for judge in evaluation.judges:
                 shared = len(judge.training_prompts & system.rows)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from trivet._files import write_json
+from trivet.judges.base import Judge
 from trivet.merge.checkpoint import merge_checkpoints
 from trivet.merge.cost import Cost, estimate
 from trivet.merge.executor import Merge, prepare
@@ -91,6 +92,11 @@ class MergeStep:
     def trained_on(self) -> frozenset[str]:
         """A merge learns from no prompt."""
         return frozenset()
+
+    @property
+    def trained_by(self) -> tuple[Judge, ...]:
+        """Nor does it please a judge."""
+        return ()
 
     def write(self, runner: "Runner") -> None:
         """Merge into the store.

@@ -1,13 +1,12 @@
 """A study whose parts are opened: systems, evaluations, judges, and the checks that need several of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trivet.errors import ConfigError, StoreError, StudyError, TrivetError
-from trivet.judges.base import Judge, parts_of
-from trivet.judges.grader import GraderJudge
+from trivet.judges.base import Judge
 from trivet.judges.resolve import resolve
 from trivet.models.names import made_models
 from trivet.study.address import derived_seed
@@ -20,17 +19,11 @@ from trivet.study.checkpoint_step import (
     place_of,
     shared,
     systems_named,
-    trained_on,
 )
 from trivet.study.circular import (
     Circle,
-    Measured,
-    Steered,
-    find_circles,
-    grading_models,
-    refuse_circles,
-    shared_rows,
 )
+from trivet.study.circular_uses import check_circles, graded_by_role, refuse_circular_training
 from trivet.study.evaluations import Evaluation, anchored_judge, resolve_evaluation
 from trivet.study.generate import Failure, failure_of
 from trivet.study.legs import resolve_legs
@@ -93,17 +86,6 @@ class Study:
         return (*(judge.identity for judge in judges), *role)
 
 
-def graded_by_role(evaluation: Evaluation, judges: Sequence[Judge]) -> bool:
-    """Whether the models of Inspect's role ``grader`` may score it: a grader without a model, or any task
-    that is not ours, whose scorers are not known."""
-    ours = evaluation.entry.shipped or evaluation.entry.prompts is not None
-    return not ours or any(
-        isinstance(part, GraderJudge) and part.config.model is None
-        for one in judges
-        for part in parts_of(one)
-    )
-
-
 def open_study(spec: StudySpec, path: Path, runner: Runner) -> Study:
     """Open all that a study names; checkpoints that the study makes come first, in the runner's store.
 
@@ -128,6 +110,7 @@ def open_study(spec: StudySpec, path: Path, runner: Runner) -> Study:
         except TrivetError as error:
             first = first or error
             study.failures[f"evaluation {entry.label}"] = failure_of(error)
+    refuse_circular_training(study, path)
     with made_models(study.made):
         makers = (*spec.merge_systems, *spec.train_systems)
         for name in in_order(_named(spec, path), makers, where=str(path)):
@@ -222,37 +205,6 @@ def evaluation_judges(entry: EvaluationEntry, base: Path) -> tuple[Judge, ...]:
     if entry.task in ("harmless", "over_refusal"):
         return (resolve(anchored_judge(entry.args.get("judge", "refusal"), base)),)
     return ()
-
-
-def check_circles(study: Study, *, where: str) -> None:
-    """Find circular uses and refuse them, unless the study allows them.
-
-    Raises:
-        StudyError: a use is circular.
-    """
-    bound = study.spec.graders
-    systems = [
-        Steered(
-            name,
-            system.judges,
-            grading_models(system.judges, bound),
-            trained_on(system.maker),
-        )
-        for name, system in study.systems.items()
-    ]
-    measured = [
-        Measured(
-            e.label,
-            study.judges[e.label],
-            frozenset(str(row["prompt_digest"]) for row in e.rows),
-            grading_models(study.judges[e.label], bound)
-            | frozenset(bound if graded_by_role(e, study.judges[e.label]) else ()),
-        )
-        for e in study.evaluations
-    ]
-    study.circles = find_circles(systems, measured)
-    study.notes = shared_rows(systems, measured)
-    refuse_circles(study.circles, allow=study.spec.allow_circular, where=where)
 
 
 def _notes(study: Study) -> list[str]:

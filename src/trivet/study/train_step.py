@@ -21,12 +21,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from trivet import catalogue
 from trivet._files import write_json
 from trivet._validation import validate
-from trivet.errors import ConfigError, TrainingError
+from trivet.errors import ConfigError
+from trivet.judges.base import Judge
 from trivet.study.address import Description
 from trivet.study.checkpoint_step import CHECKPOINT, CheckpointStep, Expected
 from trivet.study.spec import StudySpec
 
 if TYPE_CHECKING:
+    from trivet.catalogue import Method
     from trivet.study.run import Runner
     from trivet.train.settings import TrainConfig
 
@@ -76,11 +78,15 @@ class TrainStep:
         """Digests of the prompts that it learns from."""
         return self.config.prompts(self.folder)
 
+    @cached_property
+    def trained_by(self) -> tuple[Judge, ...]:
+        """The judges that it learns to please."""
+        return self.config.judges(self.folder)
+
     def write(self, runner: "Runner") -> None:
         """Train, from the last checkpoint where a run was interrupted, and put the result into the store.
 
         Raises:
-            TrainingError: the method found no model that it may give.
             TrivetError: what the method raised.
         """
         from trivet.train.running import train
@@ -104,12 +110,13 @@ class TrainStep:
         shutil.rmtree(working, ignore_errors=True)
 
 
-def read_training(spec: StudySpec, system: str, study: Path) -> TrainStep:
-    """Read the training settings of a system; nothing is trained.
+def read_settings(
+    spec: StudySpec, system: str, study: Path
+) -> "tuple[Method, Mapping[str, Any], TrainConfig]":
+    """The method of a system's training, its settings as given, and with defaults filled in.
 
     Raises:
         ConfigError: a setting is wrong; names the study, the system and the key.
-        ModelError, DataError: the model or the data is not there.
     """
     given, where = spec.systems[system], f"{study}: systems.{system}.train"
     settings = dict(given["train"]) if isinstance(given, dict) and isinstance(given["train"], dict) else None
@@ -119,9 +126,19 @@ def read_training(spec: StudySpec, system: str, study: Path) -> TrainStep:
             where=where,
             hint="train: {method: dpo, model: …, data: …}; see `trivet methods --room train`",
         )
-    name = settings.pop("method")
-    method = catalogue.find(f"train/{name}")
+    method = catalogue.find(f"train/{settings.pop('method')}")
     config: Any = validate(method.config, settings, where=where)
+    return method, settings, config
+
+
+def read_training(spec: StudySpec, system: str, study: Path) -> TrainStep:
+    """Read the training settings of a system; nothing is trained.
+
+    Raises:
+        ConfigError: a setting is wrong; names the study, the system and the key.
+        ModelError, DataError: the model or the data is not there.
+    """
+    method, settings, config = read_settings(spec, system, study)
     folder = study.absolute().parent
     inputs = config.inputs(folder)
     description = Description(
@@ -131,4 +148,4 @@ def read_training(spec: StudySpec, system: str, study: Path) -> TrainStep:
         inputs=inputs,
         seed=config.seed,
     )
-    return TrainStep(system, name, settings, config, folder, description)
+    return TrainStep(system, method.name.removeprefix("train/"), settings, config, folder, description)

@@ -96,6 +96,10 @@ class Config(TrainConfig):
         """See ``TrainConfig.prompts``."""
         return frozenset(one.digest for one in read_prompts(self.data, base=base).prompts)
 
+    def judges(self, base: Path) -> tuple[Judge, ...]:
+        """See ``TrainConfig.judges``."""
+        return (resolve(self.judge, base=base),)
+
     @property
     def exponent(self) -> float:
         """Of the exponential transform."""

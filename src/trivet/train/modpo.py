@@ -40,6 +40,7 @@ from pydantic import Field
 from trivet._files import canonical_json, sha256_text
 from trivet.catalogue import method
 from trivet.errors import DataError
+from trivet.judges.base import Judge
 from trivet.train.fronts import Point, train_points, with_top_layers
 from trivet.train.margin_settings import Margin
 from trivet.train.margins import Rewards, margin_rewards
@@ -74,6 +75,11 @@ class Config(WeightsConfig):
                 f"weights: that of {self.objective!r}, which is trained now, must be above 0; "
                 "for weight 0 use the model that DPO makes of the other objective's pairs"
             )
+
+    def judges(self, base: Path) -> tuple[Judge, ...]:
+        """See ``TrainConfig.judges``."""
+        margins = self.margins.values()
+        return tuple(margin.opened_judge(base) for margin in margins if margin.judge is not None)
 
     def inputs(self, base: Path) -> dict[str, str]:
         """See ``TrainConfig.inputs``."""

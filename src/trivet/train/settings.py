@@ -11,6 +11,7 @@ from trivet import _validation
 from trivet._files import sha256_file, sha256_text
 from trivet._validation import did_you_mean
 from trivet.errors import ConfigError
+from trivet.judges.base import Judge
 from trivet.models.names import resolve_model
 
 _OURS = {"task_type", "base_model_name_or_path", "inference_mode", "revision", "peft_type"}
@@ -45,6 +46,10 @@ class TrainConfig(_validation.Config):
         Every method says which; a study refuses to measure with them.
         """
         raise NotImplementedError
+
+    def judges(self, base: Path) -> tuple[Judge, ...]:
+        """The judges whose scores the weights learn from; a study refuses to measure with them."""
+        return ()
 
 
 def anchored(model: str, base: Path) -> str:
