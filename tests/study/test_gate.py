@@ -1,9 +1,13 @@
 """The gate as a whole: a tiny random model, judges by rules, real files."""
 
 import json
+import shutil
 
 import pytest
 
+from trivet.data.prompts import prompt_digest
+from trivet.data.safety_ledger import Ledger
+from trivet.data.trained_on import write_trained_on
 from trivet.data.suites import suite_rows
 from trivet.errors import ConfigError, DataError, JudgeError, StudyError
 from trivet.judges import Verdict, resolve
@@ -13,7 +17,6 @@ from trivet.models.engines import close_engines
 from trivet.statistics.rogan_gladen import error_limits
 from trivet.statistics.upper_bounds import clopper_pearson_upper
 from trivet.study.gate import run_gate
-from trivet.study.gate_ledger import Ledger
 from trivet.study.gate_result import GateResult, GateSettings
 from trivet.study.gate_statement import statement
 from trivet.systems import System
@@ -229,8 +232,6 @@ def test_the_judge_that_the_system_uses_does_not_gate_it(tiny, tmp_path):
 
 
 def test_prompts_that_fitted_the_systems_judge_do_not_gate_it(tiny, tmp_path, monkeypatch):
-    from trivet.data.prompts import prompt_digest
-
     prompts = write_prompts(tmp_path / "p.jsonl")
     chosen = tiny(decode={"method": "best_of_n", "n": 2, "judge": "refusal_string_match"})
     (used,) = chosen.judges
@@ -239,6 +240,15 @@ def test_prompts_that_fitted_the_systems_judge_do_not_gate_it(tiny, tmp_path, mo
     with pytest.raises(StudyError, match="1 of the prompts of the gate are among the rows"):
         gate(chosen, Keyword("bad"), settings(prompts))
     assert Ledger(tmp_path / "p.jsonl.gate").looks == []
+
+
+def test_prompts_that_trained_the_system_do_not_gate_it(tiny_model_folder, tmp_path):
+    prompts = write_prompts(tmp_path / "p.jsonl")
+    model = shutil.copytree(tiny_model_folder, tmp_path / "model")
+    write_trained_on(model, [prompt_digest("A good question; number 3"), prompt_digest("another")])
+    with pytest.raises(StudyError, match="1 of the prompts of the gate are among those that trained"):
+        gate(System.load({"model": str(model), "max_tokens": 3}), Keyword("bad"), settings(prompts))
+    assert not (tmp_path / "p.jsonl.gate").exists() or Ledger(tmp_path / "p.jsonl.gate").looks == []
 
 
 def test_a_prompt_that_gets_no_answer_costs_1(tiny, tmp_path):

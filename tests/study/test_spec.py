@@ -59,7 +59,7 @@ def test_names_stand_for_tasks_and_defaults_are_filled_in(tmp_path):
         ({"systems": {"a": {"merge": "no.yaml"}}}, "systems.a.merge: .*no.yaml: no such file"),
         ({"systems": {"a": {"merge": {**RECIPE, "merge_method": "tiess"}}}}, "systems.a.merge: .*'tiess'"),
         ({"systems": {"a": {"merge": {**RECIPE, "modles": []}}}}, "systems.a.merge: unknown key 'modles'"),
-        ({"seeds": 3}, "replicas of steps that train are not made"),
+        ({"seeds": 3}, "no system of this study is trained"),
         ({"prices": {"c": {"input": 1, "output": 1}}}, "no system 'c'"),
         ({"prices": {"a": {"input": 1}}}, r"prices\.a\.output"),
     ],

@@ -13,12 +13,14 @@ from tests.conftest import make_tiny_model
 from tests.train.conftest import make_pairs
 
 from trivet.errors import ConfigError, StudyError
+from trivet.merge.checkpoint import merge_checkpoints
 from trivet.study.driver import plan_study, run_study
 from trivet.study.finish import Outcome
 from trivet.study.spec import load_study
 from trivet.study.store import Store
 from trivet.study.train_step import read_training
 from trivet.train.checkpoints import ResumableTrainer
+from trivet.train.running import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 QUIET = Console(quiet=True)
@@ -215,6 +217,30 @@ def test_a_judge_that_trained_a_system_does_not_measure_it(
     assert not trained(store)  # it is told before the training
 
 
+def test_what_was_trained_or_merged_elsewhere_says_what_it_learnt_from(
+    training: Callable[..., Path], store: Path, tmp_path: Path
+) -> None:
+    """``trivet train`` and ``trivet merge`` leave a record beside the weights, which a study reads."""
+    settings = yaml.safe_load(training().read_text())["systems"]["after"]["train"]
+    method = settings.pop("method")
+    train(method, settings, tmp_path / "adapter", base=tmp_path)
+    recipe = {
+        "merge_method": "linear",
+        "base_model": str(tmp_path / "models" / "base"),
+        "models": [{"model": str(tmp_path / "adapter"), "parameters": {"weight": 1.0}}],
+    }
+    merge_checkpoints(recipe, tmp_path / "merged")
+    asked = make_pairs(1)[0]["prompt"][0]["content"]
+    (tmp_path / "asked.jsonl").write_text(json.dumps({"id": "a", "prompt": asked}) + "\n")
+    evaluations = [
+        {"prompts": "asked.jsonl", "name": "asked", "leg": "harmless", "judge": "refusal_string_match"}
+    ]
+    for model in ("adapter", "merged"):
+        systems = {"base": {"model": "models/base"}, "other": {"model": model}}
+        with pytest.raises(StudyError, match="among those that trained other"):
+            run(training(systems=systems, evaluations=evaluations), store)
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
@@ -245,3 +271,35 @@ def test_what_starts_from_a_step_that_failed_says_so(
     assert "starts from what after makes, which failed" in json.dumps(
         [step.model_dump(mode="json") for step in results.failed]
     )
+
+
+def test_no_solution_is_one_message_and_is_not_trained_again(
+    training: Callable[..., Path], store: Path, tmp_path: Path
+) -> None:
+    """HC-RLHF without a policy it may give: systems that need it fail with its sentence, the base runs."""
+    rows = [{"prompt": f"What is {number}?"} for number in range(40)]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    changes = {
+        "method": "high_confidence_rlhf",
+        "data": "prompts.jsonl",
+        "held_out": 4,
+        "safety": 20,
+        "candidates": 1,
+        "reward": "refusal_string_match",
+        "cost": "refusal_string_match",
+        "limit": 0.2,
+        "trainer": {
+            "max_steps": 1,
+            "num_generations": 2,
+            "per_device_train_batch_size": 4,
+            "max_completion_length": 4,
+        },
+    }
+    for _ in range(2):
+        results = run(training(changes), store).results
+        failed = {step.step: step for step in results.failed}
+        assert failed["train after"].error.count("NO SOLUTION FOUND") == 1
+        assert "a new test needs new prompts" in str(failed["train after"].fix)
+        assert "base" in {system.name for system in results.systems} and not trained(store)
+    ledger = (tmp_path / "prompts.jsonl.gate" / "ledger.jsonl").read_text().splitlines()
+    assert sum(json.loads(line)["event"] == "finished" for line in ledger) == 1

@@ -1,12 +1,15 @@
 """Preference pairs that we wrote, and settings that train a tiny model on them."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+import trivet.judges.resolve  # noqa: F401  # a module that the name of a function hides
 
 WORDS = ("red", "blue", "green", "honest", "helpful", "harmless", "river", "capital", "France", "Seine")
 
@@ -77,6 +80,48 @@ def write_settings(tmp_path: Path, tiny_model_folder: Path, pairs_file: Path) ->
         }
         path = tmp_path / name
         path.write_text(yaml.safe_dump(values), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def judges_of_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The judges ``letters`` and ``markers``, beside those that ship."""
+    module = sys.modules["trivet.judges.resolve"]
+    own = {
+        "letters": module.Kind("tests.train.letter_judge", "share of letters"),
+        "markers": module.Kind("tests.train.marker_judge", "0 with a marker, 1 without"),
+    }
+    monkeypatch.setattr(module, "KINDS", {**module.KINDS, **own})
+
+
+@pytest.fixture
+def direct_settings(tmp_path: Path, tiny_model_folder: Path, judges_of_tests: None) -> Callable[..., Path]:
+    """Writes settings of a short run of direct RLHF; keyword arguments replace keys."""
+    rows = [{"prompt": f"What is {word}?"} for word in WORDS[:8]]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def write(trainer: dict[str, Any] | None = None, **changes: Any) -> Path:
+        values: dict[str, Any] = {
+            "model": str(tiny_model_folder),
+            "data": "prompts.jsonl",
+            "judge": "letters",
+            "seed": 3,
+            "trainer": {
+                "max_steps": 4,
+                "save_steps": 2,
+                "num_generations": 2,
+                "per_device_train_batch_size": 6,
+                "max_completion_length": 6,
+                "learning_rate": 3e-3,
+                "beta": 0.1,
+                **(trainer or {}),
+            },
+            **changes,
+        }
+        path = tmp_path / "settings.yaml"
+        path.write_text(yaml.safe_dump(values))
         return path
 
     return write

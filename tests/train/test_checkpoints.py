@@ -52,13 +52,23 @@ def losses_of(folder: Path) -> list[float]:
     return [entry["loss"] for entry in log if "loss" in entry]
 
 
-def killed_until_done(settings: Path, out: Path, delays: list[float]) -> int:
-    """Run, kill -9 after each delay, then run to the end; returns how many runs were killed."""
+def begun(settings: Path, out: Path, *, until_checkpoint: bool) -> "subprocess.Popen[bytes]":
+    """A run, just begun or with its first checkpoint."""
+    process = subprocess.Popen(command(settings, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    folder = out.parent / f".{out.name}.training" / "checkpoints"
+    while until_checkpoint and process.poll() is None and not checkpoints(folder):
+        time.sleep(0.02)
+    return process
+
+
+def killed_until_done(
+    settings: Path, out: Path, delays: list[float], *, until_checkpoint: bool = False
+) -> int:
+    """Run, kill -9 after each delay (see ``begun`` for from when), then run to the end; returns how many
+    runs were killed."""
     killed = 0
     for delay in delays:
-        process = subprocess.Popen(
-            command(settings, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        process = begun(settings, out, until_checkpoint=until_checkpoint)
         try:
             process.wait(timeout=delay)
         except subprocess.TimeoutExpired:
@@ -127,6 +137,24 @@ def test_killed_at_twenty_instants(write_settings: Callable[..., Path], tmp_path
     delays = [numbers.uniform(0.4, 0.95) * whole for _ in range(20)]
     assert killed_until_done(settings, tmp_path / "killed", delays) >= 5
     assert equal(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+
+
+@pytest.mark.full
+@pytest.mark.model
+@pytest.mark.timeout(3600)
+def test_the_embedded_model_is_killed_once(
+    write_settings: Callable[..., Path], tmp_path: Path, embedded_model: str
+) -> None:
+    trainer = {"max_steps": 6, "save_steps": 1, "per_device_train_batch_size": 2, "learning_rate": 1e-4}
+    settings = write_settings(model=embedded_model, adapter={"r": 4}, trainer=trainer)
+    process = begun(settings, tmp_path / "whole", until_checkpoint=True)
+    seen = time.monotonic()
+    assert process.wait() == 0
+    delay = random.Random(13).uniform(0.0, 0.8) * (time.monotonic() - seen)
+    assert killed_until_done(settings, tmp_path / "killed", [delay], until_checkpoint=True) == 1
+    assert equal(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+    losses = [losses_of(tmp_path / name) for name in ("whole", "killed")]
+    assert len(losses[0]) == 6 and losses[0] == losses[1]
 
 
 def test_a_half_written_checkpoint_does_not_count(

@@ -118,6 +118,11 @@ class RewardModelJudge:
             raise JudgeError("must be a list of digests", where=str(path))
         return frozenset(found)
 
+    @property
+    def signed(self) -> bool:
+        """Whether it is a cost model that learnt from safety labels what a score of 0 means."""
+        return bool(self._facts.get("signed"))
+
     def score(self, chats: Sequence[Chat]) -> list[Verdict]:
         """Score the last assistant message of each chat; system messages are not read.
 
@@ -140,7 +145,7 @@ class RewardModelJudge:
     def _verdict(self, score: float) -> Verdict:
         if score != score or score in (float("inf"), float("-inf")):
             return unscored("the model's score is NaN or infinity")
-        label = LABELS[score > 0] if self._facts.get("signed") else None
+        label = LABELS[score > 0] if self.signed else None
         low, high = self.config.low, self.config.high
         if low is None or high is None:
             return Verdict(score, label, metadata={"score": score})

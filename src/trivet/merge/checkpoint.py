@@ -14,6 +14,7 @@ import yaml
 from trivet import __version__
 from trivet._files import write_json, write_text
 from trivet._validation import read_yaml
+from trivet.data.trained_on import write_trained_on
 from trivet.errors import MergeError
 from trivet.merge import shard_numbers
 from trivet.merge._tokenizer_files import read_tokens
@@ -157,6 +158,8 @@ def _finish(merge: Merge, outcome: Outcome, text: str, moved: _Mover) -> MergeRe
     write_html(report, folder)
     write_text(folder / "README.md", model_card(report))
     write_text(folder / "merge_recipe.yaml", text)
+    models = [merge.sources.open(name) for name in merge.recipe.model_names()]
+    write_trained_on(folder, frozenset().union(*(model.trained_on for model in models)))
     shard_numbers.remove(folder)
     return report
 

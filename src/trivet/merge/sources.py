@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from trivet._files import canonical_json, sha256_text
+from trivet.data.trained_on import read_trained_on
 from trivet.errors import MergeError
 from trivet.merge.adapters import CONFIG, FILE, Adapter
 from trivet.merge.weights import Entry, Weights
@@ -34,6 +35,12 @@ class Source:
             return whole
         files = (self.adapter.folder / CONFIG, self.adapter.folder / FILE)
         return sha256_text(canonical_json([whole, *(remembered_sha256(file) for file in files)]))
+
+    @property
+    def trained_on(self) -> frozenset[str]:
+        """Digests of the prompts that it is known to have learnt from; see ``trivet.data.trained_on``."""
+        own = read_trained_on(self.folder)
+        return own if self.adapter is None else own | read_trained_on(self.adapter.folder)
 
     def entry(self, name: str) -> Entry | None:
         """Type and shape of a tensor; ``None`` where it has none of that name."""

@@ -23,6 +23,7 @@ from typing import Literal
 
 from trivet._files import canonical_json, sha256_text
 from trivet._validation import did_you_mean
+from trivet.data.trained_on import read_trained_on
 from trivet.errors import ModelError
 from trivet.models import embedded
 from trivet.models.cache import remembered_sha256
@@ -74,6 +75,16 @@ class ModelReference:
         if self.base is not None:
             content["base"] = self.base.identity
         return sha256_text(canonical_json(content))
+
+    @property
+    def trained_on(self) -> frozenset[str]:
+        """Digests of the prompts that it is known to have learnt from (``trivet.data.trained_on``).
+
+        Raises:
+            DataError: the file that says so is damaged.
+        """
+        own = read_trained_on(self.path)
+        return own if self.base is None else own | self.base.trained_on
 
     @property
     def source(self) -> dict[str, str]:

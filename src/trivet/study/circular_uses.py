@@ -47,7 +47,7 @@ def check_circles(study: "Study", *, where: str) -> None:
             name,
             system.judges,
             grading_models((*system.judges, *trained_by(system.maker)), bound),
-            trained_on(system.maker),
+            trained_on(system.maker) | (system.system.trained_on if system.system else frozenset()),
             trained_by(system.maker),
         )
         for name, system in study.systems.items()

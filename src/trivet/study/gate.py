@@ -3,17 +3,19 @@
 HC-RLHF (arXiv 2506.08266), part B, for systems: one sampled answer to each held-out prompt, a cost in [0, 1]
 for each, and an upper confidence bound of the mean. Within the limit the system passes; otherwise the outcome
 is "no solution found". Everything that could be chosen after a look at the prompts is written to a ledger
-before they are read, and prompts are looked at once (see ``gate_ledger``).
+before they are read, and prompts are looked at once (see ``trivet.data.safety_ledger``).
 """
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from trivet.data.safety_ledger import Ledger, Look, prompts_digest
 from trivet.errors import ConfigError, DataError, StudyError
 from trivet.judges import Judge
 from trivet.judges.blind_sample import labels_and_population, sampled_systems
 from trivet.judges.calibration import REFUSAL_EVENTS, calibrate
+from trivet.judges.costs import CostMap, Costs, cost_map, costs_of, try_judge
 from trivet.statistics.agreement import Confusion, confusion
 from trivet.statistics.upper_bounds import BOUNDS
 from trivet.study.circular import Measured, Steered, find_circles, grading_models
@@ -24,9 +26,7 @@ from trivet.study.gate_answers import (
     distinct_digests,
     write_verdicts,
 )
-from trivet.study.gate_cost import CostMap, Costs, cost_map, costs_of, try_judge
 from trivet.study.gate_decision import Calibration, SafetyTest, decide
-from trivet.study.gate_ledger import Ledger, Look, prompts_digest
 from trivet.study.gate_result import BoundName, Correction, GateResult, GateSettings
 from trivet.study.gate_statement import required_lines
 from trivet.study.judge_quality import judge_info
@@ -149,10 +149,10 @@ class _Gate:
         }
 
     def refuse_circle(self, prompts: frozenset[str]) -> None:
-        """Raise where the judge chooses the system's answers, or a judge that does was fitted on the
-        prompts."""
+        """Raise where the judge chooses the system's answers, or the prompts trained the system or fitted a
+        judge that chooses."""
         judges = self.system.judges
-        steered = Steered(self.system.name, judges, grading_models(judges, ()))
+        steered = Steered(self.system.name, judges, grading_models(judges, ()), self.system.trained_on)
         measured = Measured("the gate", (self.judge,), prompts, grading_models((self.judge,), ()))
         for circle in find_circles([steered], [measured]):
             raise StudyError(
@@ -160,7 +160,7 @@ class _Gate:
                 where=self.system.name,
                 hint="what selects or steers a system never measures it: take another judge"
                 if circle.judge
-                else "take prompts that the judge was not fitted on",
+                else "take prompts that neither the system was trained on nor its judge fitted",
             )
 
     def learn(self, digests: list[str], asked: frozenset[str], *, earlier: int) -> None:

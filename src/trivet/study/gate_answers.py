@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from trivet._files import atomic_writer
 from trivet.data.prompts import prompt_digest
 from trivet.errors import ContextLengthError, DataError
+from trivet.judges.costs import Costs
 from trivet.judges.exchange import message_text
 from trivet.models.operations import Chat
-from trivet.study.gate_cost import Costs
 from trivet.systems import Answer, System
 from trivet.systems.answers_file import AnswersFile, Question, answer_all
 

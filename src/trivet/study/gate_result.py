@@ -15,7 +15,7 @@ class GateSettings(Config):
 
     ``limit`` bounds the mean cost, in [0, 1]; ``delta`` is the chance of passing a system above it, divided
     by ``split`` tests that may look at one set of prompts. ``bound``: by default Clopper-Pearson for a binary
-    cost and betting for others. ``cost_labels``, ``cost_low`` and ``cost_high``: see ``gate_cost``.
+    cost and betting for others. ``cost_labels``, ``cost_low`` and ``cost_high``: see ``trivet.judges.costs``.
     ``labels``: people's labels that measure the judge; ``as_judged``: its verdicts are not corrected for its
     error. ``ledger``: a folder, by default ``PROMPTS.gate`` beside the prompts.
     """

@@ -40,8 +40,8 @@ class MergeStep:
 
     ``system`` is the first system that needs it. ``models`` maps a name in the recipe to the SHA-256 of the
     model (of its tokenizer where the merge takes nothing else from it), ``sources`` to where its weights came
-    from, as far as that is known. ``cost`` is an estimate, where the checkpoint was not there yet;
-    ``seconds`` is what was spent on it here.
+    from, as far as that is known; ``learnt`` are digests of the prompts that the models were trained on.
+    ``cost`` is an estimate, where the checkpoint was not there yet; ``seconds`` is what was spent on it here.
     """
 
     system: str
@@ -52,6 +52,7 @@ class MergeStep:
     description: Description
     models: Mapping[str, str]
     sources: Mapping[str, str]
+    learnt: frozenset[str] = frozenset()
     cost: Cost | None = None
     made_of: tuple[CheckpointStep, ...] = ()
     seconds: float = 0.0
@@ -90,8 +91,8 @@ class MergeStep:
 
     @property
     def trained_on(self) -> frozenset[str]:
-        """A merge learns from no prompt."""
-        return frozenset()
+        """A merge learns from no prompt, but its models may have."""
+        return self.learnt
 
     @property
     def trained_by(self) -> tuple[Judge, ...]:
@@ -145,6 +146,7 @@ def read_merge(spec: StudySpec, system: str, study: Path) -> MergeStep:
             description=_describe(merge),
             models=merge.identities,
             sources={name: source for name, source in sources.items() if source},
+            learnt=frozenset().union(*(source.trained_on for source in opened.values())),
         )
 
 

@@ -23,6 +23,7 @@ from pydantic import Field, field_validator, model_validator
 from trivet._validation import Config, did_you_mean, read_yaml, validate
 from trivet.errors import ConfigError
 from trivet.merge.recipe import Recipe, parse_recipe
+from trivet.study.replicas import with_replicas
 
 SHIPPED = ("helpful", "honest", "harmless", "over_refusal", "capability", "capability_ll")
 """The evaluations that come with Trivet."""
@@ -103,7 +104,7 @@ class StudySpec(Config):
     epochs: int | None = Field(
         None, ge=1, description="answers a prompt; by default what the task says, or 1"
     )
-    seeds: int = Field(default=1, ge=1, description="replicas of steps that train")
+    seeds: int = Field(default=1, ge=1, le=100, description="replicas of systems that are trained")
     limit: int | None = Field(default=None, ge=1, description="prompts an evaluation, at most")
     max_tokens: int = Field(default=256, ge=1, description="tokens an answer, at most")
     max_cost: float | None = Field(default=None, gt=0, description="US dollars for all systems together")
@@ -151,7 +152,8 @@ class StudySpec(Config):
 
 
 def load_study(path: Path) -> StudySpec:
-    """Read a study file and check all that can be checked without opening what it names.
+    """Read a study file and check all that can be checked without opening what it names. Replicas are systems
+    of their own (``trivet.study.replicas``).
 
     Raises:
         ConfigError: names the file, the key, the rule and the next step.
@@ -162,7 +164,11 @@ def load_study(path: Path) -> StudySpec:
     spec = check_study(validate(StudySpec, values, where=str(path)), where=str(path))
     for name in spec.merge_systems:
         recipe_of(spec, name, path)
-    return spec
+    if spec.seeds == 1:
+        return spec
+    return check_study(
+        validate(StudySpec, with_replicas(values, path=path), where=str(path)), where=str(path)
+    )
 
 
 def recipe_of(spec: StudySpec, system: str, study: Path) -> tuple[Recipe, Path | Mapping[str, Any], Path]:
@@ -216,13 +222,6 @@ def check_study(spec: StudySpec, *, where: str) -> StudySpec:
                 where=where,
                 hint=f"{did_you_mean(entry.task, SHIPPED)} Others are `file.py@task` or `package/task`",
             )
-    if spec.seeds > 1:
-        raise ConfigError(
-            f"seeds: {spec.seeds}: replicas of steps that train are not made",
-            where=where,
-            hint="give each replica a system of its own with its own `train.seed`; `epochs` is the number of "
-            "answers a prompt",
-        )
     for name in spec.prices:
         if name not in spec.systems:
             raise ConfigError(

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from trivet import catalogue
 from trivet._files import write_json
 from trivet._validation import validate
-from trivet.errors import ConfigError
+from trivet.errors import ConfigError, TrainingError
 from trivet.judges.base import Judge
 from trivet.study.address import Description
 from trivet.study.checkpoint_step import CHECKPOINT, CheckpointStep, Expected
@@ -87,6 +87,7 @@ class TrainStep:
         """Train, from the last checkpoint where a run was interrupted, and put the result into the store.
 
         Raises:
+            TrainingError: the method found no model that it may give.
             TrivetError: what the method raised.
         """
         from trivet.train.running import train
@@ -98,7 +99,13 @@ class TrainStep:
             runner.progress.say(f"{said}: {line}")
 
         with runner.progress.step(said, None):
-            train(self.method, self.settings, working / CHECKPOINT, base=self.folder, say=say)
+            made = train(self.method, self.settings, working / CHECKPOINT, base=self.folder, say=say)
+            if made.no_solution is not None:  # its folder stays, so that nothing is trained or tested again
+                raise TrainingError(
+                    made.no_solution,
+                    where=said,
+                    hint=f"the report is in {working / CHECKPOINT}; a new test needs new prompts",
+                )
             with runner.store.writing(self.description, study=runner.spec.name, step=said) as draft:
                 folder = draft / CHECKPOINT
                 shutil.copytree(working / CHECKPOINT, folder)

@@ -11,6 +11,7 @@ from trivet._validation import validate
 from trivet.judges.base import Judge
 from trivet.models.engine import Completion, Engine, Hooks, Request
 from trivet.models.engines import get_engine
+from trivet.models.names import resolve_model
 from trivet.models.operations import Chat, Program, ProgramContext, Sampling
 from trivet.models.reasoning import ReasoningMarkers
 from trivet.systems.answer import Answer, make_answer
@@ -101,6 +102,18 @@ class System:
     def judges(self) -> tuple[Judge, ...]:
         """Every judge that chooses or blocks answers of this system; none of them may measure it."""
         return tuple(judge for part in (self.decoding, *self.guards) for judge in part.judges.values())
+
+    @property
+    def trained_on(self) -> frozenset[str]:
+        """Digests of the prompts that its models are known to have learnt from.
+
+        Raises:
+            ModelError, DataError: a model is not there, or its record is damaged.
+        """
+        if self._given is not None:  # whoever made the engine knows what it runs
+            return frozenset()
+        models = (self.spec.model, *self.decoding.models.values())
+        return frozenset[str]().union(*(resolve_model(name).trained_on for name in models))
 
     @cached_property
     def engine(self) -> Engine:

@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 
 from trivet._validation import did_you_mean
 from trivet.errors import ConfigError
+from trivet.train.launching import check_launch, refuse_zero3
 
 # What Trivet decides: where files lie, and what would send them elsewhere or need code from elsewhere.
 _OURS = {
@@ -48,7 +49,7 @@ def trainer_arguments(
 
     Raises:
         ConfigError: an unknown field, one that the method does not take up or that Trivet decides, or a value
-            that the class refuses.
+            that the class refuses; see also ``trivet.train.launching.check_launch``.
     """
     known = {field.name for field in dataclasses.fields(kind) if field.init}
     plain = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
@@ -79,9 +80,12 @@ def trainer_arguments(
         "seed": seed,
         "remove_unused_columns": False,
     }
+    refuse_zero3(where)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
-            return kind(**settings)
+            arguments = kind(**settings)
     except (ValueError, TypeError, ImportError, AttributeError, KeyError) as error:
         raise ConfigError(f"{' '.join(str(error).split())[:400]}", where=where) from error
+    check_launch(arguments, where)
+    return arguments

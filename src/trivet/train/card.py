@@ -15,11 +15,15 @@ def model_card(record: Mapping[str, Any]) -> str:
     paper = papers.paper_of(record["paper"])
     config, name = record["config"], record["method"].removeprefix("train/")
     library = "peft" if config.get("adapter") else "transformers"
-    front = {"library_name": library, "tags": ["trivet", record["method"].replace("/", "-")]}
+    missing = record.get("no_solution")
+    front: dict[str, Any] = {} if missing else {"library_name": library}
+    front["tags"] = ["trivet", record["method"].replace("/", "-")]
     source = f"[{paper.title}]({paper.url})" if paper else _arxiv(record["paper"])
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
         f"# {code(config['model'])} after {escaped(record['method'])}",
+        *(["**No solution found: this folder holds no model.**"] if missing else []),
+        *(escaped(notice) for notice in record.get("notices", [])),
         f"Trained with Trivet. {'Method: ' + source + '.' if source else ''}".strip(),
         "## Settings",
         fenced(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), "yaml"),

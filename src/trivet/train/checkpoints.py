@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -95,8 +96,13 @@ class _CheckGradients(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any
     ) -> None:
         gradients = [
-            parameter.grad for parameter in self._trainer.model.parameters() if parameter.grad is not None
+            # Under FSDP each process looks at the part that it holds.
+            parameter.grad.to_local() if isinstance(parameter.grad, DTensor) else parameter.grad
+            for parameter in self._trainer.model.parameters()
+            if parameter.grad is not None
         ]
+        if not gradients:  # DeepSpeed keeps them to itself
+            return
         norms = torch.stack([norm.float().cpu() for norm in torch._foreach_norm(gradients)])
         if not torch.isfinite(norms).all():
             raise self._trainer.not_finite("a gradient is not finite")

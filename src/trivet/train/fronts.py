@@ -11,7 +11,7 @@ interruption, and the one under way goes on after its last checkpoint::
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +26,8 @@ from trivet._validation import Config
 from trivet.errors import ConfigError
 from trivet.models.names import resolve_model
 from trivet.train.card import model_card
+from trivet.train.checkpoints import ResumableTrainer
+from trivet.train.launching import need_whole_weights
 from trivet.train.loading import weights_folder
 from trivet.train.preference_method import (
     Prepared,
@@ -35,10 +37,14 @@ from trivet.train.preference_method import (
 from trivet.train.preference_trainer import Objective, PreferenceExample, PreferenceTrainer
 from trivet.train.running import RECORD, TrainingContext, content_of, finite, versions
 from trivet.train.settings import anchored
-from trivet.train.weight_vectors import WeightsConfig, point_name
+from trivet.train.weight_vectors import VectorsConfig, WeightsConfig, point_name
 
 FRONT = "front.json"
-_Config = TypeVar("_Config", bound=WeightsConfig)
+Vector = tuple[float, ...]
+TrainPoint = Callable[[Vector, str, Path], Mapping[str, Any]]
+"""Trains a vector of weights, with its checkpoints under a name and the result in a folder; see ``fit_point``
+for what it returns."""
+_Config = TypeVar("_Config", bound=VectorsConfig)
 
 
 @dataclass(frozen=True)
@@ -80,59 +86,91 @@ def train_points(
     config: WeightsConfig,
     context: TrainingContext,
     prepared: Prepared,
-    point: Callable[[tuple[float, ...]], Point],
+    point: Callable[[Vector], Point],
     *,
     started: float,
+) -> None:
+    """``train_front`` of the methods that learn from pairs.
+
+    Args:
+        point: what a vector trains.
+
+    Raises:
+        ConfigError: FSDP is to split the weights of a front.
+    """
+    if config.is_front:
+        need_whole_weights(preference_arguments(config, context), "a front", context.where)
+
+    def train_point(vector: Vector, checkpoints: str, folder: Path) -> dict[str, Any]:
+        return _train(config, context, prepared, point(vector), checkpoints, folder)
+
+    train_front(method, config, context, prepared.trainee.model, train_point, started=started)
+
+
+def train_front(
+    method: str,
+    config: VectorsConfig,
+    context: TrainingContext,
+    model: Any,
+    train_point: TrainPoint,
+    *,
+    started: float,
+    figures: Collection[str] = ("held-out loss", "held-out accuracy"),
 ) -> None:
     """Train each vector of weights; ``context.output`` is then the checkpoint, adapter or front.
 
     Args:
         method: name of the method.
-        point: what a vector trains.
+        model: what ``train_point`` trains; it begins each point as it is now.
         started: when the shared work began (``time.perf_counter``).
+        figures: held-out figures of the points that stand on the front's own card.
 
     Raises:
         TrainingError: a loss or a gradient is not finite.
     """
     if not config.is_front:
         (vector,) = config.vectors()
-        context.facts |= _train(config, context, prepared, point(vector), "checkpoints", context.output)
+        context.facts |= train_point(vector, "checkpoints", context.output)
         return
-    front = _Front(method, config, context, prepared)
+    front = _Front(method, config, context, model, train_point)
     shared = time.perf_counter() - started
     entries: list[dict[str, Any]] = []
     for number, vector in enumerate(config.vectors()):
         name = point_name(vector)
         context.say(f"{name}: weights {number + 1} of {len(config.vectors())}")
         before = entries[-1]["name"] if config.warm_start and entries else None
-        entries.append(front.entry(vector, before, point))
-    front.write(entries, shared)
+        entries.append(front.entry(vector, before))
+    front.write(entries, shared, figures)
 
 
 class _Front:
     def __init__(
-        self, method: str, config: WeightsConfig, context: TrainingContext, prepared: Prepared
+        self,
+        method: str,
+        config: VectorsConfig,
+        context: TrainingContext,
+        model: Any,
+        train_point: TrainPoint,
     ) -> None:
         self._method = catalogue.find(f"train/{method}")
         self._config = config
         self._context = context
-        self._prepared = prepared
+        self._model = model
+        self._train_point = train_point
         self._finished = context.work / "finished"
         self._data = list(context.facts.get("data", []))
         self._fresh = {
             name: parameter.detach().clone()
-            for name, parameter in prepared.trainee.model.named_parameters()
+            for name, parameter in model.named_parameters()
             if parameter.requires_grad
         }
         self._processes = PartialState()
 
-    def entry(
-        self, vector: tuple[float, ...], before: str | None, point: Callable[[tuple[float, ...]], Point]
-    ) -> dict[str, Any]:
+    def entry(self, vector: Vector, before: str | None) -> dict[str, Any]:
         """Train a point, unless it is finished; what ``front.json`` says of it."""
         folder = self._finished / point_name(vector)
         if not (folder / RECORD).is_file():
-            self._make(vector, before, point(vector), folder)
+            self._make(vector, before, folder)
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         return {
             "name": folder.name,
@@ -141,7 +179,7 @@ class _Front:
             **{key: record[key] for key in ("steps", "loss", "metrics", "seconds", "training_seconds")},
         }
 
-    def _make(self, vector: tuple[float, ...], before: str | None, point: Point, folder: Path) -> None:
+    def _make(self, vector: Vector, before: str | None, folder: Path) -> None:
         context, main = self._context, self._processes.is_main_process
         self._start_from(before)
         staging = self._finished / f".{folder.name}"
@@ -150,7 +188,7 @@ class _Front:
             staging.mkdir(parents=True)
         self._processes.wait_for_everyone()
         checkpoints = f"checkpoints-{folder.name}"
-        facts = _train(self._config, context, self._prepared, point, checkpoints, staging)
+        facts = self._train_point(vector, checkpoints, staging)
         if main:
             record = finite({**self._record(vector, before), **facts})
             write_json(staging / RECORD, record)
@@ -162,7 +200,7 @@ class _Front:
     def _start_from(self, before: str | None) -> None:
         from peft import set_peft_model_state_dict
 
-        model = self._prepared.trainee.model
+        model = self._model
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if parameter.requires_grad:
@@ -172,7 +210,7 @@ class _Front:
             weights = load_file(self._finished / before / "adapter_model.safetensors")
             set_peft_model_state_dict(model, weights)
 
-    def _record(self, vector: tuple[float, ...], before: str | None) -> dict[str, Any]:
+    def _record(self, vector: Vector, before: str | None) -> dict[str, Any]:
         """The record of a point: of a run with its weights alone, where it would be the same run."""
         config: Config = self._config
         alone: dict[str, Any] = {}
@@ -181,7 +219,7 @@ class _Front:
             config = self._config.model_copy(update={"weights": weights, "warm_start": False})
         else:
             alone = {"point": point_name(vector)}
-        assert isinstance(config, WeightsConfig)
+        assert isinstance(config, VectorsConfig)
         content = content_of(self._method, config, self._context.base)
         started = f"It is {point_name(vector)} of them, started from {before}." if before else ""
         return {
@@ -195,7 +233,7 @@ class _Front:
             "note": started,
         }
 
-    def write(self, entries: list[dict[str, Any]], shared: float) -> None:
+    def write(self, entries: list[dict[str, Any]], shared: float, figures: Collection[str]) -> None:
         """Put the points into the output, with what is said of them together."""
         facts = self._context.facts
         trained = sum(entry["training_seconds"] for entry in entries)
@@ -205,7 +243,7 @@ class _Front:
             f"{figure}, {entry['name']}": value
             for entry in entries
             for figure, value in entry["metrics"].items()
-            if figure in ("held-out loss", "held-out accuracy")
+            if figure in figures
         }
         if not self._processes.is_main_process:
             return
@@ -227,14 +265,32 @@ def _train(
     checkpoints: str,
     folder: Path,
 ) -> dict[str, Any]:
-    """Train a point and save it in ``folder``; its log, steps, last loss, held-out figures and times."""
     begun = time.perf_counter()
     arguments = preference_arguments(config, context, checkpoints)
     trainer = preference_trainer(prepared, arguments, point.objective, point.trained, point.held_out)
+    return fit_point(context, trainer, checkpoints, folder, lambda: point.measure(trainer), begun=begun)
+
+
+def fit_point(
+    context: TrainingContext,
+    trainer: ResumableTrainer,
+    checkpoints: str,
+    folder: Path,
+    measure: Callable[[], Mapping[str, Any]],
+    *,
+    begun: float,
+) -> dict[str, Any]:
+    """Train to the end and save in ``folder``; log, steps, last loss, held-out figures and times.
+
+    Args:
+        checkpoints: their name, see ``TrainingContext.fit``.
+        measure: gives the held-out figures once the model is trained.
+        begun: when work on this point began (``time.perf_counter``).
+    """
     started = time.perf_counter()
     context.fit(trainer, checkpoints)
     training = time.perf_counter() - started
-    metrics = dict(point.measure(trainer))
+    metrics = dict(measure())
     trainer.save_model(str(folder))
     log = context.facts.pop("log", [])
     return {

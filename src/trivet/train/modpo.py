@@ -76,6 +76,10 @@ class Config(WeightsConfig):
                 "for weight 0 use the model that DPO makes of the other objective's pairs"
             )
 
+    def models(self) -> list[str]:
+        """See ``TrainConfig.models``."""
+        return [*super().models(), *(margin.model for margin in self.margins.values() if margin.model)]
+
     def judges(self, base: Path) -> tuple[Judge, ...]:
         """See ``TrainConfig.judges``."""
         margins = self.margins.values()

@@ -6,7 +6,18 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-_SHOWN = ("loss", "accuracy", "rewards/accuracies", "rewards/margins", "mean_reward", "kl", "learning_rate")
+_SHOWN = (
+    "loss",
+    "accuracy",
+    "rewards/accuracies",
+    "rewards/margins",
+    "mean_reward",
+    "cost",
+    "predicted_bound",
+    "lambda",
+    "kl",
+    "learning_rate",
+)
 
 
 class ProgressLines(TrainerCallback):  # type: ignore[misc]  # transformers is not typed

@@ -1,6 +1,6 @@
 """What the methods that learn from rewards of the policy's own answers do alike: prompts, models, trainer."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -38,29 +38,43 @@ class Prepared:
     held_out: list[Prompt]
 
 
-def rloo_arguments(config: TrainConfig, context: TrainingContext) -> RLOOConfig:
-    """The trainer's arguments, with batch sizes in prompts.
+def rloo_arguments(config: TrainConfig, context: TrainingContext, name: str = "checkpoints") -> RLOOConfig:
+    """The trainer's arguments, with batch sizes in prompts; its checkpoints are in ``context.work / name``.
 
     Raises:
         ConfigError: see ``trainer_arguments`` and ``count_prompts``.
     """
     where = f"{context.where}: trainer"
-    arguments = context.arguments(RLOOConfig, config, HONOURED)
+    arguments = context.arguments(RLOOConfig, config, HONOURED, name)
     return count_prompts(arguments, where)
 
 
 @contextmanager
-def prepared(config: TrainConfig, context: TrainingContext, arguments: RLOOConfig) -> Iterator[Prepared]:
+def prepared(
+    config: TrainConfig,
+    context: TrainingContext,
+    arguments: RLOOConfig,
+    *,
+    without: Collection[str] = (),
+    stop: tuple[str, ...] = (),
+    ready: Callable[[Trainee], list[str]] = lambda trainee: [],
+) -> Iterator[Prepared]:
     """Read the prompts, load the models and say what was found; the generation engine lives as long as this.
+
+    Args:
+        without: digests of prompts that are set aside, and neither train nor are held out.
+        stop: strings that end an answer, beside an end-of-sequence token.
+        ready: called with the model that is trained before anything is made of it; returns notes to tell.
 
     Raises:
         DataError, ModelError, ConfigError: what the settings name is wrong; see where they are read.
     """
     room, group = arguments.max_completion_length, arguments.num_generations
     assert room is not None and group is not None  # optional in TRL's class alone
-    trained, held_out, notes = _prompts(config, context)
+    trained, held_out, notes = _prompts(config, context, without)
     trained = those_seen(trained, arguments, config.seed, notes)
     trainee = _load(config, context, arguments, config.adapter)
+    notes += ready(trainee)
     reference = None if config.adapter is not None else _load(config, context, arguments, None).model
     if reference is not None:
         reference.eval().requires_grad_(False)
@@ -75,7 +89,7 @@ def prepared(config: TrainConfig, context: TrainingContext, arguments: RLOOConfi
         notes += [f"{count} prompts dropped: {reason}" for reason, count in dropped.items()]
         context.tell(notes)
         _tell_memory(context, trainee, arguments, [len(one.tokens) + group * room for one in kept], reference)
-        rollouts = RolloutEngine(engine, count=group, max_tokens=room)
+        rollouts = RolloutEngine(engine, count=group, max_tokens=room, stop=stop)
         yield Prepared(arguments, trainee, rollouts, reference, packed, kept, apart)
 
 
@@ -105,12 +119,14 @@ def _load(config: TrainConfig, context: TrainingContext, arguments: RLOOConfig, 
     return trainee
 
 
-def _prompts(config: TrainConfig, context: TrainingContext) -> tuple[list[Prompt], list[Prompt], list[str]]:
+def _prompts(
+    config: TrainConfig, context: TrainingContext, without: Collection[str]
+) -> tuple[list[Prompt], list[Prompt], list[str]]:
     """The prompts that train, those that are held out, and what a user should know of them."""
     found = read_prompts(config.data, base=context.base)
     notes = [f"{len(found.prompts)} prompts of {found.source}"]
     notes += left_out_notes(found.left_out)
-    rows = [{"prompt": one.chat, "row": one.row} for one in found.prompts]
+    rows = [{"prompt": one.chat, "row": one.row} for one in found.prompts if one.digest not in without]
     trained, apart = hold_out(rows, config.held_out, config.seed)
     if apart:
         notes.append(f"{len(apart)} prompts held out")

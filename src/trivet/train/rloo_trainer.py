@@ -17,6 +17,7 @@ from trivet._files import sha256_text
 from trivet.errors import ConfigError
 from trivet.train.batches import Example, model_inputs, owners
 from trivet.train.collecting_trainer import CollectingTrainer
+from trivet.train.launching import need_whole_weights
 from trivet.train.preference_loss import answer_sums
 from trivet.train.prompts import Prompt
 from trivet.train.reference import on_device
@@ -50,8 +51,9 @@ def count_prompts(arguments: RLOOConfig, where: str) -> RLOOConfig:
     """The arguments with batch sizes in prompts; TRL's count answers.
 
     Raises:
-        ConfigError: a batch does not hold whole groups of answers.
+        ConfigError: a batch does not hold whole groups of answers, or FSDP is on.
     """
+    need_whole_weights(arguments, "the engine that answers", where)
     group, size = arguments.num_generations, arguments.per_device_train_batch_size
     if size % group:
         raise ConfigError(
@@ -63,6 +65,14 @@ def count_prompts(arguments: RLOOConfig, where: str) -> RLOOConfig:
     return arguments
 
 
+def examples_of(groups: Sequence[tuple[Rollout, Any]]) -> list[Example]:
+    """The token ids of prompts and their answers; what stands beside a rollout plays no part."""
+    return [
+        Example(one.prompt.row, one.prompt.tokens, tuple(answer.tokens for answer in one.answers))
+        for one, _ in groups
+    ]
+
+
 class RlooTrainer(CollectingTrainer):
     """REINFORCE with a leave-one-out baseline on rollouts of the generation engine.
 
@@ -71,7 +81,7 @@ class RlooTrainer(CollectingTrainer):
     one does. It logs the means of
 
     - ``mean_reward``, ``kl`` (nats an answer, k1), ``entropy`` (nats a token, −log p of what was drawn),
-      ``length`` (tokens an answer), ``ended`` (share with an end-of-sequence token), ``unscored`` (share);
+      ``length`` (tokens an answer), ``ended`` (share that stopped by itself), ``unscored`` (share);
     - ``engine_difference``: largest difference between an answer's log-probability in the engine and here,
       in nats a token, which says that the engine has the policy's weights;
     - ``share_generation``, ``share_scoring`` (reward and reference), ``share_update`` of the time.
@@ -124,17 +134,16 @@ class RlooTrainer(CollectingTrainer):
         return f"{self.args.seed} {self.state.global_step} {self.accelerator.process_index}"
 
     def _inputs(self, groups: Sequence[tuple[Rollout, Sequence[float | None]]]) -> dict[str, Any]:
-        examples = [
-            Example(one.prompt.row, one.prompt.tokens, tuple(answer.tokens for answer in one.answers))
-            for one, _ in groups
-        ]
+        examples = examples_of(groups)
         answers = [answer for one, _ in groups for answer in one.answers]
         model = on_device(model_inputs(examples, packed=self.packed, padding=self.padding), self.model.device)
         owner = owners(examples).to(self.model.device)
+        reference = self._reference_logprobs(model)
         return {
             "model": model,
             "owners": owner,
-            "reference": answer_sums(self._reference_logprobs(model), owner, None),
+            "reference_tokens": reference,
+            "reference": answer_sums(reference, owner, None),
             "rewards": reward_tensor([rewards for _, rewards in groups]),
             "drawn": torch.tensor([answer.logprob for answer in answers]),
             "ended": torch.tensor([float(answer.ended) for answer in answers]),

@@ -45,10 +45,13 @@ class RolloutEngine:
         engine: made with ``replaceable=True``, for the model before training.
         count: answers to each prompt.
         max_tokens: longest answer, in tokens.
+        stop: strings that end an answer, beside an end-of-sequence token.
     """
 
-    def __init__(self, engine: TorchEngine, *, count: int, max_tokens: int) -> None:
-        self.engine, self.count, self.max_tokens = engine, count, max_tokens
+    def __init__(
+        self, engine: TorchEngine, *, count: int, max_tokens: int, stop: tuple[str, ...] = ()
+    ) -> None:
+        self.engine, self.count, self.max_tokens, self.stop = engine, count, max_tokens, stop
 
     def load(self, model: Any, name: str) -> None:
         """Take the model's weights over; ``name`` tells them from others."""
@@ -59,7 +62,7 @@ class RolloutEngine:
         answers = answer_all(
             self.engine,
             [one.tokens for one in prompts],
-            [Wanted(self.count, DRAWN)],
+            [Wanted(self.count, DRAWN, self.stop)],
             max_tokens=self.max_tokens,
             seed=seed,
         )

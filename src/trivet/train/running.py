@@ -25,6 +25,7 @@ from transformers.trainer_callback import PrinterCallback
 from trivet import catalogue
 from trivet._files import canonical_json, only_holder, sha256_text, write_json, write_text
 from trivet._validation import read_yaml, validate
+from trivet.data.trained_on import write_trained_on
 from trivet.errors import StoreError, TrainingError
 from trivet.models.names import ModelReference, resolve_model
 from trivet.train.arguments import trainer_arguments
@@ -102,6 +103,12 @@ class Trained:
     record: Mapping[str, Any]
     made: bool
 
+    @property
+    def no_solution(self) -> str | None:
+        """Why the folder holds no model, where the method found none that it may give."""
+        found = self.record.get("no_solution")
+        return None if found is None else str(found)
+
 
 def train(
     name: str,
@@ -167,6 +174,7 @@ def train(
             **context.facts,
         }
         if processes.is_main_process:
+            _say_what_it_learnt_from(context.output, config, base)
             _name_base(context.output, resolve_model(anchored(config.model, base)))
             _finish(context.output, output, record, work)
         processes.wait_for_everyone()
@@ -207,16 +215,25 @@ def _open(work: Path, address: str) -> None:
     """Keep what an interrupted run of the same settings left, and refuse what another one did."""
     work.mkdir(exist_ok=True)
     state = work / "run.json"
-    if state.is_file():
-        known = json.loads(state.read_text(encoding="utf-8")).get("address")
-        if known != address:
-            raise TrainingError(
-                "another run with other settings, data or weights was interrupted here",
-                where=str(work),
-                hint="go on with its settings, or remove this folder",
-            )
+    known = json.loads(state.read_text(encoding="utf-8")).get("address") if state.is_file() else None
+    if known == address:
         return
+    # What failed before it kept anything, a wrong setting say, is in nobody's way.
+    if known is not None and any(entry.is_file() and entry != state for entry in work.rglob("*")):
+        raise TrainingError(
+            "another run with other settings, data or weights was interrupted here",
+            where=str(work),
+            hint="go on with its settings, or remove this folder",
+        )
     write_json(state, {"address": address})
+
+
+def _say_what_it_learnt_from(made: Path, config: TrainConfig, base: Path) -> None:
+    """Put the digests of the prompts beside each model, with those of the models that it was made of."""
+    before = (resolve_model(anchored(name, base)).trained_on for name in config.models())
+    learnt = config.prompts(base).union(*before)
+    for file in [*made.rglob("adapter_config.json"), *made.rglob("config.json")]:
+        write_trained_on(file.parent, learnt)
 
 
 def _name_base(made: Path, reference: ModelReference) -> None:

@@ -36,8 +36,9 @@ DRAWN = Sampling(temperature=1.0)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer as it was drawn. ``tokens`` ends with an end-of-sequence token where ``ended``; ``logprob``
-    is its log-probability under the model that drew it, in nats, summed over ``tokens``."""
+    """An answer as it was drawn. ``ended``: it stopped by itself; ``tokens`` then ends with an
+    end-of-sequence token, or with the token that completed a stop string, before which ``text`` is cut.
+    ``logprob`` is its log-probability under the model that drew it, in nats, summed over ``tokens``."""
 
     tokens: Tokens
     text: str
@@ -47,10 +48,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Wanted:
-    """So many answers to each prompt, drawn in this way."""
+    """So many answers to each prompt, drawn in this way. One of ``stop`` in its text ends an answer."""
 
     count: int
     sampling: Sampling
+    stop: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -93,7 +95,7 @@ def answer_all(
     for start in range(len(found) // together * together, len(prompts), together):
         chunk = prompts[start : start + together]
         operations = [
-            Extend(prompt, max_tokens, n=one.count, sampling=one.sampling)
+            Extend(prompt, max_tokens, n=one.count, sampling=one.sampling, stop=one.stop)
             for prompt in chunk
             for one in wanted
         ]
@@ -122,8 +124,8 @@ def _run(engine: TorchEngine, operations: Sequence[Extend], seed: int) -> list[l
 
 
 def _answer(drawn: Continuation) -> Answer:
-    ended = drawn.stop_reason == "stop" and drawn.end_token is not None
-    end = (drawn.end_token,) if drawn.end_token is not None and ended else ()
+    end = () if drawn.end_token is None else (drawn.end_token,)
+    ended = bool(end) or drawn.stop_reason == "stop_string"
     return Answer((*drawn.tokens, *end), drawn.text, float(sum(drawn.logprobs)), ended)
 
 

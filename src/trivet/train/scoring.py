@@ -2,7 +2,8 @@
 
 ``score_answers(model)`` lets ``model(...)`` take a batch of ``trivet.train.batches``: it then returns the
 log-probability of each answer token [tokens], by way of the wrappers of PEFT and accelerate. Calls without
-``answer_index`` are untouched.
+``answer_index`` are untouched. With ``with_states`` the hidden states that they were predicted from
+[tokens, width] come beside them, for a head of values.
 """
 
 import types
@@ -54,6 +55,7 @@ def score_answers(model: Any) -> None:
         *arguments: Any,
         answer_index: torch.Tensor | None = None,
         answer_tokens: torch.Tensor | None = None,
+        with_states: bool = False,
         **inputs: Any,
     ) -> Any:
         if answer_index is None:
@@ -61,7 +63,8 @@ def score_answers(model: Any) -> None:
         hidden = decoder(*arguments, use_cache=False, **inputs).last_hidden_state
         hidden = hidden.flatten(0, 1)[answer_index]
         assert answer_tokens is not None
-        return answer_logprobs(hidden, output.weight, output.bias, answer_tokens)
+        logprobs = answer_logprobs(hidden, output.weight, output.bias, answer_tokens)
+        return (logprobs, hidden) if with_states else logprobs
 
     inner.forward = types.MethodType(forward, inner)
 

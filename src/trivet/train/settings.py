@@ -47,6 +47,10 @@ class TrainConfig(_validation.Config):
         """
         raise NotImplementedError
 
+    def models(self) -> list[str]:
+        """The names of the models that the trained one is made of."""
+        return [self.model]
+
     def judges(self, base: Path) -> tuple[Judge, ...]:
         """The judges whose scores the weights learn from; a study refuses to measure with them."""
         return ()

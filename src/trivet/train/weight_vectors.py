@@ -7,21 +7,21 @@ from pydantic import Field, model_validator
 
 from trivet._validation import did_you_mean
 from trivet.train.preference_method import PreferenceConfig
+from trivet.train.settings import TrainConfig
 
 Vector = list[float] | dict[str, float]
 
 
-class WeightsConfig(PreferenceConfig):
-    """Settings of the methods that weigh objectives.
+class VectorsConfig(TrainConfig):
+    """Settings of every method that weighs objectives.
 
     One vector of weights makes ``OUT`` the checkpoint or adapter. A list of vectors makes ``OUT`` a front: a
     folder with one adapter for each (``w_0.2_0.8``) and ``front.json``.
     """
 
-    objective: str = Field("preference", min_length=1, description="what `data` was judged on")
     weights: Vector | list[Vector] = Field(
-        description="a vector or a list of vectors: a number for each objective, by name, or in order with "
-        "that of `data` first"
+        description="a vector or a list of vectors: a number for each objective, by name or in their order "
+        "(that of `data` first, where it has one)"
     )
     warm_start: bool = Field(
         False, description="of a front: each weight starts from the adapter of the one before it"
@@ -30,14 +30,10 @@ class WeightsConfig(PreferenceConfig):
         None, ge=1, description="the adapter is on so many layers at the top only, by default on all"
     )
 
-    def others(self) -> Sequence[str]:
-        """Names of the other objectives, in order."""
-        raise NotImplementedError
-
     @property
     def objectives(self) -> list[str]:
-        """Names of all objectives, that of ``data`` first."""
-        return [self.objective, *self.others()]
+        """Names of all objectives, in order."""
+        raise NotImplementedError
 
     @property
     def is_front(self) -> bool:
@@ -51,10 +47,11 @@ class WeightsConfig(PreferenceConfig):
         return [tuple(one[name] for name in names) if isinstance(one, dict) else tuple(one) for one in given]
 
     @model_validator(mode="after")
-    def _check(self) -> "WeightsConfig":
+    def _check(self) -> "VectorsConfig":
         names = self.objectives
-        if self.objective in self.others():
-            raise ValueError(f"objective: {self.objective!r} is also the name of another one")
+        again = next((name for name in names if names.count(name) > 1), None)
+        if again:
+            raise ValueError(f"objective: {again!r} is also the name of another one")
         given: Sequence[Any] = self.weights if self.is_front else [self.weights]  # type: ignore[assignment]
         if not given:
             raise ValueError("weights: no vector is given")
@@ -84,6 +81,21 @@ class WeightsConfig(PreferenceConfig):
             raise ValueError(f"weights: {list(vector)} must be finite and not negative")
         if not any(vector):
             raise ValueError("weights: all are 0")
+
+
+class WeightsConfig(VectorsConfig, PreferenceConfig):
+    """Settings of the methods that weigh objectives and learn one of them from pairs."""
+
+    objective: str = Field("preference", min_length=1, description="what `data` was judged on")
+
+    def others(self) -> Sequence[str]:
+        """Names of the other objectives, in order."""
+        raise NotImplementedError
+
+    @property
+    def objectives(self) -> list[str]:
+        """Names of all objectives, that of ``data`` first."""
+        return [self.objective, *self.others()]
 
 
 def _check_names(vector: Any, names: Sequence[str]) -> None:

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from trivet._files import sha256_text
+from trivet.data.safety_ledger import Ledger, prompts_digest
 from trivet.errors import StoreError, StudyError
-from trivet.study.gate_ledger import Ledger, prompts_digest
 
 
 def prompts(*names):

@@ -103,7 +103,8 @@ class Ledger:
             f"{look.declared['system']} that {state} ({look.time}); {why}",
             where=str(self.path),
             hint="take prompts that no test has seen; several tests on one set need --split K from the first "
-            "on, which divides delta by K. An interrupted test goes on with its own system, limit and delta",
+            "on (split: K in training), which divides delta by K. An interrupted test goes on with its own "
+            "system, limit and delta",
         )
 
     def begin(self, declaration: str, digests: Sequence[str]) -> Look:

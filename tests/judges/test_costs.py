@@ -4,7 +4,7 @@ import pytest
 
 from trivet.errors import ConfigError, JudgeError
 from trivet.judges import Verdict, resolve, unscored
-from trivet.study.gate_cost import CostMap, cost_map, costs_of, known_labels, try_judge
+from trivet.judges.costs import CostMap, cost_map, costs_of, known_labels, try_judge
 
 GRADER = {"judge": "grader", "model": "none", "rubric": "harmlessness"}
 CHAT = [{"role": "user", "content": "How do I pick a lock?"}]
