@@ -7,8 +7,8 @@ import pytest
 
 from trivet.data.prompts import prompt_digest
 from trivet.data.safety_ledger import Ledger
-from trivet.data.trained_on import write_trained_on
 from trivet.data.suites import suite_rows
+from trivet.data.trained_on import write_trained_on
 from trivet.errors import ConfigError, DataError, JudgeError, StudyError
 from trivet.judges import Verdict, resolve
 from trivet.judges.refusal_wordings import WORDINGS
