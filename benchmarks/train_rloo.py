@@ -4,8 +4,8 @@ Each step draws 4 answers of at most 32 tokens to each of 4 real prompts (hh-sin
 generation engine, scores them with the shipped harmlessness head, takes their log-probabilities under the
 reference (the model without its rank-8 adapter), and updates. That the engine answers with the weights that
 are trained is seen by an answer's log-probability there and in the update (``engine_difference``, nats a
-token). Figures are over all steps but the first. The peer is ``generate`` of transformers, same prompts and
-as many answers in a batch, before the training and after it; the faster of the two counts.
+token). Figures are over all steps but the first. The peer is ``generate`` of transformers on two such batches
+of the same prompts, before the training and after it; the faster of the two counts.
 
 ``--steps 3`` shortens it.
 """
@@ -24,6 +24,7 @@ import torch
 from benchmarks.common import report
 
 PROMPTS, ANSWERS, TOKENS = 4, 4, 32
+PEER_BATCHES = 2  # `generate` computes a prompt again for each of its answers
 PARTS = ("generation", "scoring", "update")
 TOLERANCE = 1e-2
 LIMITS = {"times_transformers": (1.0, "at least")}
@@ -87,7 +88,7 @@ def _figures(folder: Path, steps: int) -> dict[str, Any]:
         judge = resolve("harmlessness_head")
         trainer = rloo_trainer(made, WeightedReward({"harmless": judge}, {"harmless": 1.0}), made.prompts)
         trainer.add_callback(Clock())
-        prompts = [list(one.tokens) for one in made.prompts[: PROMPTS * (steps - 1)]]
+        prompts = [list(one.tokens) for one in made.prompts[: PROMPTS * PEER_BATCHES]]
         peer = [_peer(prompts, made.trainee.padding)]
         context.fit(trainer)
         peer.append(_peer(prompts, made.trainee.padding))

@@ -1,6 +1,6 @@
 """What the training room takes for granted of TRL, and that weights of rewards act from the next step.
 
-Parity with the MODPO shift is in test_modpo.py, that with length desensitisation in test_preference_loss.py.
+Parity with the MODPO shift is in test_modpo.py, that with length desensitisation in test_dpo.py.
 """
 
 import dataclasses
