@@ -220,7 +220,7 @@ def test_a_reference_of_its_own(write_settings: Callable[..., Path], tmp_path: P
 
 
 def test_held_out_prompts_are_not_trained_on() -> None:
-    from trivet.train.preference_method import hold_out
+    from trivet.train.held_out import hold_out
 
     pairs = make_pairs(10) + make_pairs(10)
     rest, held = hold_out(pairs, 5, seed=0)

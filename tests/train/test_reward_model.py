@@ -278,3 +278,30 @@ def test_a_pair_that_is_too_long_is_dropped_and_not_cut(tiny_model_folder: Path)
     assert 0 < len(kept) < 8 and not tokenised.cut
     assert sum(tokenised.dropped.values()) == 8 - len(kept)
     assert all(isinstance(one, ScoredPair) for one in kept)
+
+
+@pytest.mark.full
+@pytest.mark.model
+@pytest.mark.timeout(1800)
+@pytest.mark.filterwarnings("ignore:Could not find a config file")  # PEFT asks the hub, which tests do not
+def test_on_real_pairs_it_prefers_the_right_answer_more_often_than_chance(
+    embedded_model: str, tmp_path: Path, real_data: Path
+) -> None:
+    """Accuracy on held-out pairs, and the whole of its interval above one half."""
+    settings = {
+        "model": embedded_model,
+        "data": f"hh_single_turn/train_w2s:{real_data / 'hh-single-turn'}",
+        "held_out": 150,
+        "adapter": {"r": 8, "lora_alpha": 16},
+        "seed": 1,
+        "trainer": {
+            "learning_rate": 5e-4,
+            "max_steps": 20,
+            "per_device_train_batch_size": 8,
+            "max_length": 256,
+        },
+    }
+    metrics = train("reward_model", settings, tmp_path / "reward", say=print).record["metrics"]
+    print(metrics)
+    low, high = metrics["held-out accuracy, 95 % interval"]
+    assert 0.5 < low < metrics["held-out accuracy"] < high

@@ -29,11 +29,7 @@ from trivet.train.card import model_card
 from trivet.train.checkpoints import ResumableTrainer
 from trivet.train.launching import need_whole_weights
 from trivet.train.loading import weights_folder
-from trivet.train.preference_method import (
-    Prepared,
-    preference_arguments,
-    preference_trainer,
-)
+from trivet.train.preference_method import Prepared, preference_arguments, preference_trainer
 from trivet.train.preference_trainer import Objective, PreferenceExample, PreferenceTrainer
 from trivet.train.running import RECORD, TrainingContext, content_of, finite, versions
 from trivet.train.settings import anchored

@@ -26,10 +26,11 @@ from trivet.models.torch_engine import TorchEngine
 from trivet.statistics.honesty import honesty_figures
 from trivet.statistics.interval import Estimated
 from trivet.statistics.means import clustered_mean
+from trivet.train.held_out import hold_out, those_seen
 from trivet.train.honesty_rows import Answered, Builder, mean_expected_accuracy
 from trivet.train.loading import Trainee, load_trainee
 from trivet.train.merged_weights import merged_weights
-from trivet.train.preference_method import hold_out, tell_memory, those_seen
+from trivet.train.preference_method import tell_memory
 from trivet.train.questions import Question, questions_digest, read_questions
 from trivet.train.running import TrainingContext
 from trivet.train.sampled_answers import DRAWN, Answer, Wanted, answer_all, generation_engine

@@ -33,13 +33,8 @@ from trivet._files import canonical_json, sha256_text
 from trivet.catalogue import method
 from trivet.errors import DataError
 from trivet.train.fronts import Point, train_points, with_top_layers
-from trivet.train.preference_method import (
-    held_out_metrics,
-    hold_out,
-    loss_type,
-    preference_arguments,
-    prepare,
-)
+from trivet.train.held_out import held_out_metrics, hold_out
+from trivet.train.preference_method import loss_type, preference_arguments, prepare
 from trivet.train.preference_trainer import Objective, PreferenceExample, PreferenceTrainer
 from trivet.train.preferences import Pair, asked, read_preferences
 from trivet.train.running import TrainingContext

@@ -42,15 +42,10 @@ from trivet.catalogue import method
 from trivet.errors import DataError
 from trivet.judges.base import Judge
 from trivet.train.fronts import Point, train_points, with_top_layers
+from trivet.train.held_out import held_out_metrics
 from trivet.train.margin_settings import Margin
 from trivet.train.margins import Rewards, margin_rewards
-from trivet.train.preference_method import (
-    held_out_metrics,
-    loss_type,
-    preference_arguments,
-    prepare,
-    read_pairs,
-)
+from trivet.train.preference_method import loss_type, preference_arguments, prepare, read_pairs
 from trivet.train.preference_trainer import Objective, PreferenceExample
 from trivet.train.running import TrainingContext
 from trivet.train.weight_vectors import WeightsConfig

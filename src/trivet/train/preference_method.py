@@ -1,21 +1,19 @@
 """What the methods that learn from pairs do alike: data, model, reference, training, held-out figures."""
 
-import random
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from accelerate import PartialState
 from pydantic import Field
 from trl.trainer.dpo_config import DPOConfig
 
-from trivet.errors import ConfigError, DataError
+from trivet.errors import ConfigError
 from trivet.models.names import resolve_model
-from trivet.statistics.proportions import wilson
 from trivet.train.batches import Example
+from trivet.train.held_out import held_out_metrics, hold_out, those_seen
 from trivet.train.loading import Trainee, load_trainee, memory_estimate, memory_sentence
 from trivet.train.preference_loss import LossType
 from trivet.train.preference_trainer import (
@@ -25,7 +23,7 @@ from trivet.train.preference_trainer import (
     PreferenceTrainer,
 )
 from trivet.train.preferences import Pair, asked, read_preferences
-from trivet.train.reference import on_device, reference_logprobs
+from trivet.train.reference import reference_logprobs
 from trivet.train.running import TrainingContext
 from trivet.train.scoring import packs, score_answers
 from trivet.train.settings import TrainConfig, anchored
@@ -33,7 +31,6 @@ from trivet.train.sources import left_out_notes
 from trivet.train.tokenising import Tokenised, tokenise_pairs
 
 HONOURED = ("beta", "loss_type", "max_length", "disable_dropout")
-_Item = TypeVar("_Item")
 
 
 class PreferenceConfig(TrainConfig):
@@ -183,47 +180,6 @@ def read_pairs(config: TrainConfig, context: TrainingContext) -> tuple[list[Pair
     return trained, held_out, notes
 
 
-def hold_out(pairs: Sequence[Pair], count: int, seed: int) -> tuple[list[Pair], list[Pair]]:
-    """Draw pairs that are held out, all pairs of a prompt together.
-
-    Returns:
-        Those that train and those that are held out, in their order.
-
-    Raises:
-        DataError: nothing would be left to train on.
-    """
-    digests = [asked(pair["prompt"]) for pair in pairs]
-    sizes = Counter(digests)
-    order = list(sizes)
-    random.Random(seed).shuffle(order)
-    drawn: set[str] = set()
-    size = 0
-    for digest in order:
-        if size >= count:
-            break
-        drawn.add(digest)
-        size += sizes[digest]
-    rest = [pair for pair, digest in zip(pairs, digests, strict=True) if digest not in drawn]
-    if not rest:
-        raise DataError(
-            f"held_out: {count} of {len(pairs)} pairs leaves none to train on", hint="hold out fewer"
-        )
-    return rest, [pair for pair, digest in zip(pairs, digests, strict=True) if digest in drawn]
-
-
-def those_seen(pairs: list[_Item], arguments: Any, seed: int, notes: list[str]) -> list[_Item]:
-    """The rows that the steps asked for will see, drawn by the seed; all where that is an epoch or more.
-
-    What is not seen needs neither token ids nor a reference.
-    """
-    step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-    count = arguments.max_steps * step
-    if not 0 < count < len(pairs):
-        return pairs
-    notes.append(f"{count} of them, drawn by the seed, are seen in {arguments.max_steps} steps")
-    return [pairs[index] for index in sorted(random.Random(seed).sample(range(len(pairs)), count))]
-
-
 def with_reference(
     config: PreferenceConfig,
     context: TrainingContext,
@@ -266,30 +222,6 @@ def logprobs_of(
         return reference_logprobs(
             other.model, examples, identity=other.identity, packed=packed, padding=trainee.padding
         )
-
-
-@torch.no_grad()
-def held_out_metrics(trainer: PreferenceTrainer, examples: Sequence[PreferenceExample]) -> dict[str, Any]:
-    """Loss on the held-out pairs, and how often the chosen answer has the higher reward."""
-    model = trainer.model
-    model.eval()
-    losses, right = [], []
-    for one in examples:
-        batch = trainer.data_collator([one])
-        batch["model"] = on_device(batch["model"], model.device)
-        batch |= on_device(
-            {name: batch[name] for name in ("owners", "reference", "margins", "weights")}, model.device
-        )
-        loss, outputs = trainer.compute_loss(model, batch, return_outputs=True)
-        losses.append(float(loss))
-        right.append(bool(outputs["logits"][0] > 0))
-    interval = wilson(sum(right), len(right))
-    return {
-        "held-out pairs": len(examples),
-        "held-out loss": sum(losses) / len(losses),
-        "held-out accuracy": sum(right) / len(right),
-        "held-out accuracy, 95 % interval": [interval.low, interval.high],
-    }
 
 
 def loss_type(given: Any, where: str) -> LossType:

@@ -8,8 +8,9 @@ from typing import Any
 from trl.trainer.rloo_config import RLOOConfig
 
 from trivet.models.names import resolve_model
+from trivet.train.held_out import hold_out, those_seen
 from trivet.train.loading import Trainee, load_trainee, memory_estimate, memory_sentence
-from trivet.train.preference_method import disable_dropout, hold_out, those_seen
+from trivet.train.preference_method import disable_dropout
 from trivet.train.prompts import Prompt, read_prompts, tokenise_prompts
 from trivet.train.rloo_trainer import HONOURED, RlooSettings, RlooTrainer, count_prompts
 from trivet.train.rollouts import Reward, RolloutEngine

@@ -15,6 +15,7 @@ from trivet.judges.head_fit import prompts_of
 from trivet.models.classifiers import load_classifier, padding_of
 from trivet.models.names import resolve_model
 from trivet.train.answer_scores import score_by_head
+from trivet.train.held_out import hold_out, those_seen
 from trivet.train.loading import (
     Trainee,
     refuse_adapter_on_adapter,
@@ -22,7 +23,7 @@ from trivet.train.loading import (
     weights_folder,
     with_new_adapter,
 )
-from trivet.train.preference_method import disable_dropout, hold_out, tell_memory, those_seen
+from trivet.train.preference_method import disable_dropout, tell_memory
 from trivet.train.preferences import Pair, PreferenceSet, asked, read_preferences
 from trivet.train.running import TrainingContext
 from trivet.train.score_metrics import metrics, ranking, signs

@@ -38,8 +38,9 @@ from trivet.errors import ConfigError
 from trivet.statistics.interval import Estimated
 from trivet.statistics.means import clustered_mean
 from trivet.train.batches import Example
+from trivet.train.held_out import hold_out, those_seen
 from trivet.train.loading import load_trainee
-from trivet.train.preference_method import hold_out, tell_memory, those_seen
+from trivet.train.preference_method import tell_memory
 from trivet.train.preferences import asked
 from trivet.train.running import TrainingContext
 from trivet.train.scoring import packs, score_answers
