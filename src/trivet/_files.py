@@ -14,7 +14,33 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from trivet.errors import StoreError
+from trivet.errors import ConfigError, StoreError, TrivetError
+
+
+def named_path(name: str, base: Path = Path(), *, error: type[TrivetError] = ConfigError) -> Path:
+    """The path that a setting names, whether it is there or not; ``~`` is a home folder.
+
+    Args:
+        base: what a relative path is relative to.
+        error: what is raised.
+
+    Raises:
+        TrivetError: no path can have this name, or it cannot be looked at: no such home folder, too long.
+    """
+    try:
+        path = base / Path(name).expanduser()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as problem:
+        raise error(
+            f"names no file or folder: {problem.strerror or problem}", where=name[:120], hint="check the path"
+        ) from problem
+    except (RuntimeError, ValueError) as problem:  # of expanduser, and of a zero byte
+        raise error(
+            f"names no file or folder: {problem}", where=name[:120], hint="check the path"
+        ) from problem
+    return path
 
 
 @contextmanager
@@ -59,8 +85,11 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def only_holder(path: Path, taken: Exception) -> Iterator[None]:
+def only_holder(path: Path, taken: Exception, *, remove: bool = True) -> Iterator[None]:
     """Hold the lock file ``path`` within the block, which removes it where it ends without an error.
+
+    Without ``remove`` the file stays: unlinking it would let a third process lock a new file beside a second
+    that has opened the old one.
 
     Raises:
         StoreError: the file cannot be written.
@@ -77,7 +106,8 @@ def only_holder(path: Path, taken: Exception) -> Iterator[None]:
         except OSError:
             raise taken from None
         yield
-        path.unlink(missing_ok=True)
+        if remove:
+            path.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
 

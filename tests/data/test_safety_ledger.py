@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from trivet._files import sha256_text
-from trivet.data.safety_ledger import Ledger, prompts_digest
+from trivet._files import canonical_json, sha256_text
+from trivet.data.safety_ledger import Ledger, ledger_lock, prompts_digest
 from trivet.errors import StoreError, StudyError
 
 
@@ -129,7 +129,7 @@ def test_a_damaged_ledger_proves_nothing(tmp_path, change):
     elif change == "conflict":
         text = "<<<<<<< HEAD\n" + text
     else:
-        text = text.replace('"format":1', '"format":2')
+        text = text.replace('"format":2', '"format":9')
     ledger.path.write_text(text)
     with pytest.raises(StoreError, match="line 1: is damaged or was changed"):
         Ledger(tmp_path)
@@ -141,3 +141,46 @@ def test_a_folder_that_cannot_be_written_is_an_error_before_any_look(tmp_path):
     ledger.path = tmp_path / "file" / "ledger.jsonl"
     with pytest.raises(StoreError, match="cannot write"):
         ledger.declare(declared())
+
+
+def test_lines_that_were_taken_out_or_moved_are_noticed(tmp_path):
+    ledger = Ledger(tmp_path)
+    for system, digests in (("a@1", SET), ("b@2", prompts("x", "y"))):
+        ledger.finish(begin(ledger, declared(system), digests), {"passed": False})
+    lines = ledger.path.read_text().splitlines(keepends=True)
+    changed = {2: [lines[0], *lines[3:]], 1: lines[3:], 5: [*lines[:4], lines[5], lines[4]]}
+    for number, text in changed.items():  # the first test's look and result; all of it; two in another order
+        ledger.path.write_text("".join(text))
+        with pytest.raises(StoreError, match=f"line {number}: .* a line before it is missing"):
+            Ledger(tmp_path)
+
+
+def test_ledgers_whose_lines_are_not_chained_are_read_and_go_on(tmp_path):
+    ledger = Ledger(tmp_path)
+    begin(ledger, declared(), SET)
+    old = []
+    for line in ledger.path.read_text().splitlines():
+        entry = {**json.loads(line), "format": 1}
+        entry = {name: value for name, value in entry.items() if name not in ("previous", "check")}
+        old.append(canonical_json({**entry, "check": sha256_text(canonical_json(entry))[:16]}) + "\n")
+    ledger.path.write_text("".join(old))
+    again = Ledger(tmp_path)
+    begin(again, declared("b@2"), prompts("x"))
+    assert len(Ledger(tmp_path).looks) == 2
+    new = again.path.read_text().splitlines(keepends=True)
+    again.path.write_text("".join([*new[:1], *new[2:]]))  # the old look is gone
+    with pytest.raises(StoreError, match="line 2"):
+        Ledger(tmp_path)
+    again.path.write_text("".join([*new, old[1]]))  # nothing unchained comes after
+    with pytest.raises(StoreError, match="line 5"):
+        Ledger(tmp_path)
+
+
+def test_one_process_at_a_time_and_the_lock_file_stays(tmp_path):
+    with ledger_lock(tmp_path):
+        held = (tmp_path / "lock").stat().st_ino
+        with pytest.raises(StudyError, match="another test is using this ledger"), ledger_lock(tmp_path):
+            pass
+    assert (tmp_path / "lock").stat().st_ino == held
+    with ledger_lock(tmp_path):
+        assert (tmp_path / "lock").stat().st_ino == held

@@ -1,10 +1,12 @@
 """Every example is what it says it is: its keys are right and its names exist."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from trivet.catalogue import names
+from trivet._validation import read_yaml, validate
+from trivet.catalogue import find, names
 from trivet.data.prompts import prompt_digest
 from trivet.data.suites import names as suite_names
 from trivet.data.suites import suite_rows
@@ -81,6 +83,19 @@ def test_the_showcase_has_every_training_method_that_makes_a_system_and_learns_f
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("merge/*.yaml")), ids=lambda path: path.name)
 def test_recipes(path):
     check_experts(load_recipe(path), path.parent)
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("train/*.yaml")), ids=lambda path: path.name)
+def test_training(path):
+    """The comment that shows the command names the method and this very file."""
+    text, file = path.read_text(encoding="utf-8"), path.relative_to(EXAMPLES.parent)
+    (name,) = re.findall(rf"^#   trivet train (\w+) {re.escape(str(file))} \S+$", text, re.MULTILINE)
+    method = find(f"train/{name}")
+    config = validate(method.config, read_yaml(path), where=str(path))
+    assert config.model in (EMBEDDED, "HuggingFaceTB/SmolLM2-135M")
+    assert "hh-single-turn" in config.data
+    for other in re.findall(r"trivet train \w+ (\S+)", text):  # of steps before it
+        assert (EXAMPLES.parent / other).is_file()
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("systems/*.yaml")), ids=lambda path: path.name)

@@ -1,5 +1,6 @@
 """Studies on a tiny random model."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,15 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
+from tests.conftest import make_tiny_model
+from tests.train.conftest import make_pairs
+
+from trivet.study.driver import run_study
+from trivet.study.finish import Outcome
+from trivet.study.store import Store
+
+QUIET = Console(quiet=True)
 
 TASKS = """
 from inspect_ai import Task, task
@@ -100,3 +110,50 @@ def trivet(*arguments: object, **options: Any) -> "subprocess.CompletedProcess[s
         [sys.executable, "-m", "trivet", *map(str, arguments)],
         capture_output=True, text=True, env=environment, timeout=300, check=False, **options,
     )  # fmt: skip
+
+
+def run_quietly(study: Path, store: Path) -> Outcome:
+    """Run a study without a word."""
+    return run_study(study, store, console=QUIET, show=False)
+
+
+def trained(store: Path) -> list[Any]:
+    """The manifests of all training runs in a store."""
+    return [m for m in Store(store).manifests() if m.description["method"].startswith("train/")]
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TRIVET_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def training(write_study: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """Writes a study of a base, an adapter on it, and the same adapter with a system prompt."""
+    make_tiny_model(tmp_path / "models" / "base")
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in make_pairs(12)))
+
+    def write(changes: dict[str, Any] | None = None, **others: Any) -> Path:
+        settings = {
+            "method": "dpo",
+            "model": "models/base",
+            "data": "pairs.jsonl",
+            "adapter": {"r": 2, "target_modules": ["q_proj", "v_proj"]},
+            "trainer": {
+                "max_steps": 4,
+                "save_steps": 1,
+                "per_device_train_batch_size": 2,
+                "learning_rate": 0.05,
+            },
+            **(changes or {}),
+        }
+        systems = {
+            "base": {"model": "models/base"},
+            "after": {"train": settings},
+            "after_careful": {"train": settings, "system_prompt": "Be careful."},
+        }
+        evaluations = [{"task": "tasks.py@letters", "args": {"n": 4}, "leg": "helpful"}]
+        return write_study(**{"systems": systems, "evaluations": evaluations, **others})
+
+    return write

@@ -242,6 +242,16 @@ def test_prompts_that_fitted_the_systems_judge_do_not_gate_it(tiny, tmp_path, mo
     assert Ledger(tmp_path / "p.jsonl.gate").looks == []
 
 
+def test_a_link_to_the_prompts_leads_to_their_ledger(tiny, tmp_path):
+    prompts = write_prompts(tmp_path / "p.jsonl", bad=2)
+    gate(tiny(), Keyword("bad"), settings(prompts))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/q.jsonl").symlink_to(prompts)
+    with pytest.raises(StudyError, match="80 of the 80 prompts were used before"):
+        gate(tiny(), Keyword("bad"), settings(tmp_path / "elsewhere/q.jsonl", limit=0.2))
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["q.jsonl"]
+
+
 def test_prompts_that_trained_the_system_do_not_gate_it(tiny_model_folder, tmp_path):
     prompts = write_prompts(tmp_path / "p.jsonl")
     model = shutil.copytree(tiny_model_folder, tmp_path / "model")

@@ -127,7 +127,7 @@ def test_a_plan_comes_back_from_json_and_its_steps_follow_one_another():
         speeds,
         memory={"a": 10, "b": None},
         latency_prompts=4,
-        makers={"b": merge},
+        makers={"b": (merge,)},
     )
     assert steps[0] == merge
     assert all(("merge b" in step.after) == (step.system == "b") for step in steps if step.kind == "generate")

@@ -201,6 +201,28 @@ class TestUpkeep:
         assert [p.name for p in store.answers.iterdir()] == ["keep.jsonl"]
         assert store.gc(dry_run=True) == []
 
+    def test_gc_keeps_training_that_a_study_still_needs(self, store):
+        def begin(number, study, started=None):
+            folder = store.begin_training(Description("m", number), study=study)
+            (folder / "weights").write_text("x")
+            if started is not None:
+                said = json.loads((folder / "step.json").read_text())
+                (folder / "step.json").write_text(json.dumps({**said, "started": started}))
+            return folder
+
+        early, finished = "2026-01-01T00:00:00.000+00:00", "2026-01-02T00:00:00.000+00:00"
+        with store.driver():
+            record = {"finished": finished, "training": [Description("m", 3).address]}
+            store.record_study("known", record)
+            kept = [begin(1, "never-finished", early), begin(2, "known"), begin(3, "known", early)]
+            lost = [begin(4, "known", early), begin(5, "known"), store.training / "unknown"]
+            write(store, Description("m", 5), a=b"1")
+            store.record_study("done", {"addresses": [Description("m", 5).address]})
+            lost[2].mkdir()
+            store.gc()
+        assert all((folder / "weights").is_file() for folder in kept)
+        assert not any(folder.exists() for folder in lost)
+
     def test_gc_refuses_where_a_record_is_damaged(self, store):
         with store.driver():
             address = write(store, Description("m", 1), a=b"1")

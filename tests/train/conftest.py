@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.train.constrained_runs import write_prompts
 
 import trivet.judges.resolve  # noqa: F401  # a module that the name of a function hides
 
@@ -122,6 +123,48 @@ def direct_settings(tmp_path: Path, tiny_model_folder: Path, judges_of_tests: No
         }
         path = tmp_path / "settings.yaml"
         path.write_text(yaml.safe_dump(values))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def constrained_settings(
+    tmp_path: Path, tiny_model_folder: Path, judges_of_tests: None
+) -> Callable[..., Path]:
+    """Writes settings of a short run of HC-RLHF with an easy limit; keyword arguments replace keys."""
+    write_prompts(tmp_path / "prompts.jsonl")
+
+    def write(trainer: dict[str, Any] | None = None, **changes: Any) -> Path:
+        values = {
+            "model": str(tiny_model_folder),
+            "data": "prompts.jsonl",
+            "reward": "letters",
+            "cost": "letters",
+            "cost_low": 0.0,
+            "cost_high": 1.0,
+            "limit": 0.95,
+            "delta": 0.1,
+            "held_out": 6,
+            "safety": 14,
+            "candidates": 2,
+            "buffer": 16,
+            "adapter": {"r": 4, "target_modules": ["q_proj", "up_proj"]},
+            "seed": 3,
+            "trainer": {
+                "max_steps": 4,
+                "save_steps": 2,
+                "num_generations": 3,
+                "per_device_train_batch_size": 6,
+                "max_completion_length": 6,
+                "learning_rate": 3e-3,
+                "beta": 0.1,
+                **(trainer or {}),
+            },
+            **changes,
+        }
+        path = tmp_path / "settings.yaml"
+        path.write_text(yaml.safe_dump({name: value for name, value in values.items() if value is not None}))
         return path
 
     return write

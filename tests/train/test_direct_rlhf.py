@@ -189,7 +189,12 @@ def test_the_probe_is_the_mass_of_its_tokens(tiny_model_folder: Path) -> None:
         float(model(torch.tensor([one])).logits[0, -1].softmax(-1)[tokens].sum().detach()) for one in contexts
     ]
     score_answers(model)
+    sizes: list[int] = []
+    model.get_input_embeddings().register_forward_hook(
+        lambda layer, given, out: sizes.append(given[0].numel())
+    )
     plain = token_mass(model, contexts, tokens, packed=False, padding=2)
+    assert sizes == [4, 2, 5]  # not as many sequences as tokens are probed
     assert packs(model, 300)
     packed = token_mass(model, contexts, tokens, packed=True, padding=2)
     assert plain == pytest.approx(expected, abs=1e-6) and packed == pytest.approx(expected, abs=1e-6)
@@ -209,6 +214,7 @@ def test_the_probe_is_the_mass_of_its_tokens(tiny_model_folder: Path) -> None:
         ({"algorithm": "ppoo"}, "algorithm"),
         ({"judge": "leters"}, "unknown judge 'leters'"),
         ({"no_stop_penalty": -1}, "no_stop_penalty"),
+        ({"stop": [""]}, "stop.0: "),
         ({"held_out": 2, "probe": ["zz zz"]}, "no word is a single token"),
         ({"data": "nothing.jsonl"}, "no such file"),
     ],

@@ -146,6 +146,7 @@ def test_a_step_on_split_weights_is_that_on_whole_ones(tiny_model_folder: Path, 
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}, "dpo", "without weights"),
         ({"ACCELERATE_USE_FSDP": "true"}, "morlhf", "FSDP splits the weights, and the engine"),
         ({"ACCELERATE_USE_FSDP": "true"}, "modpo", "FSDP splits the weights, and a front"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "direct_rlhf", "the several updates of a step of PPO"),
     ],
 )
 def test_what_cannot_train_here_is_refused(
@@ -159,6 +160,7 @@ def test_what_cannot_train_here_is_refused(
     lora = {"r": 2, "target_modules": ["q_proj"]}
     changes: dict[str, Any] = {
         "dpo": {},
+        "direct_rlhf": {"judge": "refusal_string_match", "algorithm": "ppo"},
         "morlhf": {"rewards": {"refusal": "refusal_string_match"}, "weights": [1.0]},
         "modpo": {"margins": {"short": {"length": "tokens"}}, "weights": [[0.5, 0.5]], "adapter": lora},
     }[method]

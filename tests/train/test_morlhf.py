@@ -15,7 +15,7 @@ from tests.train.test_dpo import load, noisy
 from tests.train.test_modpo import stop_in_point
 from tests.train.test_rloo_trainer import CHATS, arguments
 
-from trivet.errors import TrivetError
+from trivet.errors import TrainingError, TrivetError
 from trivet.judges import Verdict
 from trivet.judges.weighted_sum import WeightedSumJudge
 from trivet.models.operations import Chat
@@ -40,6 +40,18 @@ class ShortJudge(LetterJudge):
     def score(self, chats: Sequence[Chat]) -> list[Verdict]:
         texts = [str(chat[-1]["content"]) for chat in chats]
         return [Verdict(-len(text) / 10) if text else Verdict(None, reason="empty") for text in texts]
+
+
+class SilentJudge(LetterJudge):
+    """Nothing can be scored but by chance, every ``period``-th call."""
+
+    name, period, calls = "silent", 0, 0
+
+    def score(self, chats: Sequence[Chat]) -> list[Verdict]:
+        self.calls += 1
+        if self.period and self.calls % self.period == 0:
+            return [Verdict(letters(str(chat[-1]["content"]))) for chat in chats]
+        return [Verdict(None, reason="silent") for _ in chats]
 
 
 def build_short(config: Any) -> ShortJudge:
@@ -294,3 +306,30 @@ def test_wrong_settings_are_named(
     with pytest.raises(TrivetError, match=message):
         train("morlhf", settings(**{"weights": [0.5, 0.5], **changes}), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("steps", "stopped"), [(3, 3), (30, 8)])
+def test_a_run_in_which_nothing_was_ever_scored_is_an_error(
+    settings: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, stopped: int
+) -> None:
+    monkeypatch.setattr("tests.train.letter_judge.LetterJudge.score", SilentJudge().score)
+    path = settings(rewards={"letters": "letters"}, weights=[1.0], trainer={"max_steps": steps})
+    with pytest.raises(TrainingError, match=f"up to step {stopped} no prompt had 2 answers"):
+        train("morlhf", path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_steps_without_scores_are_no_error_and_log_no_nan(
+    settings: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = SilentJudge()
+    judge.period = 2
+    monkeypatch.setattr("tests.train.letter_judge.LetterJudge.score", lambda self, chats: judge.score(chats))
+    path = settings(rewards={"letters": "letters"}, weights=[1.0], trainer={"max_steps": 3})
+    log = [one for one in train("morlhf", path, tmp_path / "out").record["log"] if "loss" in one]
+    assert [("mean_reward" in one, "rewards/letters" in one) for one in log] == [
+        (False, False),
+        (True, True),
+        (False, False),
+    ]
+    assert not any(isinstance(value, float) and np.isnan(value) for one in log for value in one.values())

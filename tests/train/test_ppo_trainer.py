@@ -225,3 +225,28 @@ def test_a_bad_update_in_the_middle_of_a_round_leaves_the_checkpoint_before_it(
     assert kept[-1].name == ("checkpoint-2" if update else "checkpoint-3")
     train("direct_rlhf", path, tmp_path / "bad")
     assert equal(weights(tmp_path / "whole"), weights(tmp_path / "bad"))
+
+
+def test_a_bad_gradient_of_the_last_update_keeps_no_state_of_within_a_round(
+    direct_settings: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trainer makes that update after ``training_step``; those before it are in the weights already."""
+    plain = PpoTrainer.training_step
+
+    def spoiled(self: PpoTrainer, model: Any, *arguments: Any) -> torch.Tensor:
+        loss = plain(self, model, *arguments)
+        if self.state.global_step == 3:
+            next(one for one in model.parameters() if one.grad is not None).grad.fill_(torch.nan)
+        return loss
+
+    path = direct_settings(adapter={"r": 2, "target_modules": ["q_proj"]}, **PPO)
+    train("direct_rlhf", path, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(PpoTrainer, "training_step", spoiled)
+        with pytest.raises(TrainingError, match="a gradient is not finite in step 4") as raised:
+            train("direct_rlhf", path, tmp_path / "bad")
+    assert "the last checkpoint is kept" in str(raised.value)
+    kept = checkpoints(tmp_path / ".bad.training" / "checkpoints")
+    assert [one.name for one in kept] == ["checkpoint-2"]
+    train("direct_rlhf", path, tmp_path / "bad")
+    assert equal(weights(tmp_path / "whole"), weights(tmp_path / "bad"))

@@ -5,12 +5,14 @@ The calibration of the bounds themselves (checks 6, 7 and 8) is tested in
 """
 
 import math
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
 
+from trivet.errors import DataError
 from trivet.statistics.upper_bounds import upper_bound
 from trivet.train.cost_multiplier import ConstraintSettings, CostMultiplier
 from trivet.train.policy_candidates import Candidate, best
@@ -144,12 +146,23 @@ def test_decisions_without_a_bound_say_why() -> None:
     assert not missing.passed and "1 answers could not be scored" in str(missing.reason)
 
 
-def test_a_ledger_lies_beside_its_prompts(tmp_path) -> None:
+def test_a_ledger_lies_beside_its_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "held.jsonl").touch()
     (tmp_path / "set").mkdir()
-    assert ledger_folder("held.jsonl", tmp_path) == tmp_path / "held.jsonl.gate"
-    assert ledger_folder("hh_single_turn/test:set", tmp_path) == tmp_path / "set.gate"
-    assert ledger_folder("owner/name:test", tmp_path) == tmp_path / "owner--name-test.gate"
+    place = tmp_path.resolve()
+    assert ledger_folder("held.jsonl", tmp_path) == place / "held.jsonl.gate"
+    assert ledger_folder("hh_single_turn/test:set", tmp_path) == place / "set.gate"
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/link.jsonl").symlink_to(tmp_path / "held.jsonl")
+    assert ledger_folder("link.jsonl", tmp_path / "elsewhere") == place / "held.jsonl.gate"
+    monkeypatch.setattr("platformdirs.user_data_dir", lambda name: str(tmp_path / name))
+    ledgers = tmp_path / "trivet" / "ledgers"
+    for source in ("owner/name:test", "owner/name"):
+        for base in (tmp_path, tmp_path / "elsewhere"):  # not beside the settings, which move
+            assert ledger_folder(source, base) == ledgers / "owner--name.gate"
+    assert ledger_folder("hh-single-turn/test", tmp_path) == ledgers / "hh_single_turn.gate"
+    with pytest.raises(DataError, match="no such file"):
+        ledger_folder("hold.jsonl", tmp_path)
 
 
 class Simulation:

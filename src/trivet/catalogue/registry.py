@@ -43,7 +43,7 @@ ROOMS = (
 PORTS = frozenset(
     {"Chat", "Checkpoint", "DataSet", "System", "Log", "JudgeArtifact", "GuardArtifact", "Report"}
 )
-"""What may pass between two methods of a study."""
+"""What may pass between two methods of a study. ``Checkpoint`` is a language model, or an adapter on one."""
 
 _DECORATOR = re.compile(r"^@(?:catalogue\.|registry\.)?method\b", re.MULTILINE)
 _NAME = re.compile(r"[a-z][a-z0-9_]*")

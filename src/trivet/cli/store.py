@@ -86,6 +86,9 @@ def verify(store: Path, as_json: bool) -> None:
 def gc(store: Path, dry_run: bool, as_json: bool) -> None:
     """Remove what no study's latest run stands on, and what was left unfinished.
 
+    Interrupted training is kept, and so is training that found no solution, until a later run of its study
+    no longer needs it.
+
     \b
     Example:
       trivet store gc quickstart --dry-run

@@ -51,10 +51,11 @@ _grader = click.option(
 def plan(
     study: Path, store: Path | None, minutes: float | None, grader: tuple[str, ...], as_json: bool
 ) -> None:
-    """Show the steps of a study with their estimates, and run none.
+    """Show the steps of a study with their estimates.
 
     The speed of this machine is measured on a few prompts, whose answers are kept for the run. Checkpoints
-    that a merge makes are made for that, and kept too.
+    that a merge makes are made for that, and kept too. Nothing is trained: a system that needs training
+    which is not done yet is listed, and its speed is not known.
 
     \b
     Examples:

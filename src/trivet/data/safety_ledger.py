@@ -4,23 +4,26 @@ A folder with ``ledger.jsonl``: one JSON object a line, appended and flushed to 
 is done. A test has three lines: ``declared`` (before the prompts are read: limit, δ, split, bound, cost,
 system, seed), ``begun`` (before the first answer: digests of the prompts) and ``finished`` (the result). A
 test that was begun is a look at its prompts, whatever became of it; only the very same test may go on.
-Prompts are the same where their normalised texts are, in whichever file and order they lie.
+Prompts are the same where their normalised texts are, in whichever file and order they lie. A line carries
+the check of the line before it, so that one which was changed, moved or taken out is noticed.
 
-Accepted trade-off: whoever deletes the ledger has no memory; keep it under version control beside the
-prompts.
+Accepted trade-offs: whoever deletes the ledger, or cuts lines off its end, takes its memory; keep it under
+version control beside the prompts. Two branches in which tests were made cannot be merged line by line.
 """
 
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trivet._files import canonical_json, sha256_text
+from trivet._files import canonical_json, only_holder, sha256_text
 from trivet.errors import StoreError, StudyError
 
-FORMAT = 1
+FORMAT = 2
+"""Of the lines that are written. Those of format 1, of older ledgers, do not tell the line before them."""
 _DIGITS = 16
 
 
@@ -40,9 +43,24 @@ def prompts_digest(digests: Iterable[str]) -> str:
     return sha256_text("\n".join(sorted(digests)))
 
 
+def ledger_lock(folder: Path) -> AbstractContextManager[None]:
+    """Hold the ledger in ``folder`` within the block; its lock file stays.
+
+    Raises:
+        StoreError: the folder cannot be written.
+        StudyError: another process holds it.
+    """
+    taken = StudyError(
+        "another test is using this ledger",
+        where=str(folder),
+        hint="wait until it has finished, or end it; the lock of a dead process is free",
+    )
+    return only_holder(Path(folder) / "lock", taken, remove=False)
+
+
 class Ledger:
     """The ledger in ``folder``; opening it drops a last line that a kill cut short. Use under a
-    ``DriverLock``.
+    ``ledger_lock``.
 
     Raises:
         StoreError: it cannot be read, or a line is damaged: then nobody knows what was looked at.
@@ -53,6 +71,7 @@ class Ledger:
         self._declared: dict[str, dict[str, Any]] = {}
         self._looks: dict[tuple[str, str], Look] = {}
         self._whole = 0
+        self._last = ""  # the check of the last line
         self._load()
 
     @property
@@ -126,8 +145,10 @@ class Ledger:
         )
 
     def _append(self, entry: dict[str, Any]) -> None:
-        entry = {"format": FORMAT, "time": datetime.now(UTC).isoformat(timespec="seconds"), **entry}
-        line = (canonical_json({**entry, "check": _check(entry)}) + "\n").encode("utf-8", "surrogatepass")
+        time = datetime.now(UTC).isoformat(timespec="seconds")
+        entry = {"format": FORMAT, "previous": self._last, "time": time, **entry}
+        check = _check(entry)
+        line = (canonical_json({**entry, "check": check}) + "\n").encode("utf-8", "surrogatepass")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab", buffering=0) as stream:
@@ -144,6 +165,7 @@ class Ledger:
                 hint="nothing was looked at that is not written down; mend it and run the same command again",
             ) from error
         self._whole += len(line)
+        self._last = check
         self._take(entry)
 
     def _load(self) -> None:
@@ -153,21 +175,28 @@ class Ledger:
             return
         except OSError as error:
             raise StoreError(f"cannot be read: {error.strerror}", where=str(self.path)) from None
+        chained = False
         for number, line in enumerate(data.splitlines(keepends=True), 1):
             if not line.endswith(b"\n"):
                 break
             try:
                 entry = json.loads(line)
-                if entry.pop("check") != _check(entry) or entry["format"] != FORMAT:
+                check = entry.pop("check")
+                if check != _check(entry):
                     raise ValueError("the digest of the line is wrong")
+                chained = chained or entry["format"] == FORMAT
+                if (entry["previous"] != self._last) if chained else (entry["format"] != 1):
+                    raise ValueError("it does not follow the line before it")
                 self._take(entry)
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise StoreError(
-                    "is damaged or was changed, so it is not known which prompts were looked at",
+                    "is damaged or was changed, or a line before it is missing, so it is not known which "
+                    "prompts were looked at",
                     where=f"{self.path}, line {number}",
                     hint="restore it from version control; without it these prompts prove nothing",
                 ) from None
             self._whole += len(line)
+            self._last = check
 
     def _take(self, entry: Mapping[str, Any]) -> None:
         name = entry["id"]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from trivet._files import canonical_json
+from trivet._files import canonical_json, named_path
 from trivet._validation import Config, did_you_mean, validate
 from trivet.errors import ConfigError
 from trivet.judges.artifact import SHIPPED, read_header
@@ -159,7 +159,7 @@ def _looks_like_path(text: str) -> bool:
 
 
 def _anchored(path: str, base: Path | None) -> str:
-    return str((base or Path.cwd()) / Path(path).expanduser())
+    return str(named_path(path, base or Path.cwd()))
 
 
 def _stamp(path: object) -> list[int]:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from trivet._files import canonical_json, sha256_text
+from trivet._files import canonical_json, named_path, sha256_text
 from trivet._validation import did_you_mean
 from trivet.data.trained_on import read_trained_on
 from trivet.errors import ModelError
@@ -147,7 +147,7 @@ def resolve_model(name: str) -> ModelReference:
 
 
 def _on_disk_or_hub(name: str) -> ModelReference:
-    path = Path(name).expanduser()
+    path = named_path(name, error=ModelError)
     if is_adapter(path):
         return ModelReference(name, "adapter", path, base=_base_of(path))
     if path.is_dir():

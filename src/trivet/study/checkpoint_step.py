@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from trivet.study.run import Runner
 
 CHECKPOINT = "checkpoint"
+USING = ("model", "decode", "guards")
+"""The keys of a system in which a model is named that it runs, besides what it trains or merges."""
 
 
 @dataclass(frozen=True)
@@ -115,25 +117,22 @@ def make_checkpoint(step: CheckpointStep, runner: "Runner") -> None:
     step.seconds = time.perf_counter() - started
 
 
-def trained_on(step: CheckpointStep | None) -> frozenset[str]:
+def trained_on(step: CheckpointStep) -> frozenset[str]:
     """Digests of the prompts that a checkpoint learnt from, in its own step and in those before it."""
-    if step is None:
-        return frozenset()
     return step.trained_on.union(*(trained_on(before) for before in step.made_of))
 
 
-def trained_by(step: CheckpointStep | None) -> tuple[Judge, ...]:
+def trained_by(step: CheckpointStep) -> tuple[Judge, ...]:
     """The judges that a checkpoint learnt to please, in its own step and in those before it."""
-    if step is None:
-        return ()
     return (*step.trained_by, *(judge for before in step.made_of for judge in trained_by(before)))
 
 
 def systems_named(settings: Any) -> set[str]:
     """The systems whose checkpoint some settings name as ``system:NAME``, at any depth."""
     if isinstance(settings, str):
-        # A merge names an adapter on a model as MODEL+ADAPTER.
-        return {part.removeprefix(MADE) for part in settings.split("+") if part.startswith(MADE)}
+        # A merge names an adapter on a model as MODEL+ADAPTER. A text that begins like a name has spaces.
+        named = (part for part in settings.split("+") if part.startswith(MADE))
+        return {part.removeprefix(MADE) for part in named if not any(map(str.isspace, part))}
     if isinstance(settings, Mapping):
         return set().union(*map(systems_named, settings.values()))
     if isinstance(settings, list):
@@ -141,11 +140,16 @@ def systems_named(settings: Any) -> set[str]:
     return set()
 
 
+def systems_used(system: Mapping[str, Any]) -> set[str]:
+    """The systems whose checkpoint a system's own settings name: as its model, or beside it."""
+    return systems_named([system.get(key) for key in USING])
+
+
 def in_order(named: Mapping[str, set[str]], makers: Collection[str], *, where: str) -> list[str]:
     """Systems so that each comes after those that it names; otherwise in the order given.
 
     Args:
-        named: by system, those whose checkpoints it starts from.
+        named: by system, those whose checkpoints it starts from or runs.
         makers: the systems whose model is made.
 
     Raises:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from trivet.models.names import made_models
 from trivet.study.finish import Outcome, finish
 from trivet.study.opening import Study, open_study
 from trivet.study.plan import Plan, full_choice
@@ -26,7 +27,8 @@ def plan_study(
 ) -> Plan:
     """The plan of a study. Its speed is measured where it is not known; those answers are kept.
 
-    Merges are made: the speed of a model that is not there cannot be measured.
+    Merges are made: the speed of a model that is not there cannot be measured. Nothing is trained: what needs
+    a training run that is still to be done is listed with what is known of it, and not measured.
 
     Args:
         grader: models for Inspect's role ``grader``, in place of the study's.
@@ -34,7 +36,7 @@ def plan_study(
     Raises:
         TrivetError: as ``run_study``.
     """
-    with _opened(path, store, grader, console, show=True) as (study, runner):
+    with _opened(path, store, grader, console, show=True, train=False) as (study, runner):
         return make_plan(study, runner, minutes, measure=True)
 
 
@@ -72,15 +74,26 @@ def run_study(
 
 @contextmanager
 def _opened(
-    path: Path, store: Path, grader: str | Sequence[str] | None, console: Console, *, show: bool
+    path: Path,
+    store: Path,
+    grader: str | Sequence[str] | None,
+    console: Console,
+    *,
+    show: bool,
+    train: bool = True,
 ) -> Iterator[tuple[Study, Runner]]:
-    """A study in its store, whose lock is held: merges are made in it while the systems are opened."""
+    """A study in its store, whose lock is held: checkpoints are made in it while the systems are opened."""
     spec = load_study(path)
     if grader:
         spec = spec.model_copy(update={"grader": grader if isinstance(grader, str) else list(grader)})
-    with Store(store).driver() as opened, StudyProgress(console, 1, show=show) as progress:
+    made: dict[str, Path] = {}
+    with (
+        Store(store).driver() as opened,
+        StudyProgress(console, 1, show=show) as progress,
+        made_models(made),
+    ):
         runner = Runner(spec, path.absolute().parent, opened, progress)
-        study = open_study(spec, path, runner)
+        study = open_study(spec, path, runner, made=made, train=train)
         runner.roles = study.roles
         full = full_choice(spec, study.evaluations)
         runner.count_spent(study.cells(full.prompts, full.max_tokens))

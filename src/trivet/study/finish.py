@@ -216,14 +216,17 @@ def _record(study: "Study", runner: Runner, plan: Plan, cells: Sequence[Cell], a
             if not _same(store.logs / target, source):
                 store.link_log(source, target)
     manifests = [manifest for cell in cells for manifest in (cell.answers, cell.scored)]
+    makers = {maker.description.address for maker in study.makers.values()}
     found = [manifest.address for manifest in manifests if manifest is not None]
     others = [
         *_latencies(study, runner, plan).values(),
-        *(maker.description.address for maker in study.makers.values()),
+        *makers,
     ]
     record = {
         "addresses": sorted({*found, *(a for a in others if store.find(a) is not None), address}),
         "answers": sorted({cell.journal.address for cell in cells}),
+        # What failed may be tried again, from where it came to.
+        "training": sorted(address for address in makers if store.find(address) is None),
         "results": address,
         "plan": plan.key,
     }

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from trivet.data.safety_ledger import Ledger, Look, prompts_digest
+from trivet.data.safety_ledger import Ledger, Look, ledger_lock, prompts_digest
 from trivet.errors import ConfigError, DataError, StudyError
 from trivet.judges import Judge
 from trivet.judges.blind_sample import labels_and_population, sampled_systems
@@ -30,7 +30,6 @@ from trivet.study.gate_decision import Calibration, SafetyTest, decide
 from trivet.study.gate_result import BoundName, Correction, GateResult, GateSettings
 from trivet.study.gate_statement import required_lines
 from trivet.study.judge_quality import judge_info
-from trivet.study.lock import DriverLock
 from trivet.systems import System
 from trivet.systems.answers_file import Question, read_questions
 
@@ -67,7 +66,7 @@ def run_gate(
         say(line)
     if not settings.prompts.is_file():
         raise DataError("no such file", where=str(settings.prompts))
-    with DriverLock(settings.folder / "lock"):
+    with ledger_lock(settings.folder):
         ledger = Ledger(settings.folder)
         declaration = ledger.declare(gate.declaration())
         say(f"limit and delta are written to {ledger.path}")

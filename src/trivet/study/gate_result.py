@@ -17,7 +17,8 @@ class GateSettings(Config):
     by ``split`` tests that may look at one set of prompts. ``bound``: by default Clopper-Pearson for a binary
     cost and betting for others. ``cost_labels``, ``cost_low`` and ``cost_high``: see ``trivet.judges.costs``.
     ``labels``: people's labels that measure the judge; ``as_judged``: its verdicts are not corrected for its
-    error. ``ledger``: a folder, by default ``PROMPTS.gate`` beside the prompts.
+    error. ``ledger``: a folder, by default ``PROMPTS.gate`` beside the file of the prompts, also where a
+    link names that.
     """
 
     prompts: Path
@@ -36,7 +37,10 @@ class GateSettings(Config):
     @property
     def folder(self) -> Path:
         """The ledger's folder."""
-        return self.ledger if self.ledger is not None else self.prompts.with_name(f"{self.prompts.name}.gate")
+        if self.ledger is not None:
+            return self.ledger
+        prompts = self.prompts.resolve()
+        return prompts.with_name(f"{prompts.name}.gate")
 
 
 class Correction(Config):

@@ -5,34 +5,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trivet.errors import ConfigError, StoreError, StudyError, TrivetError
+from trivet.errors import ConfigError, StudyError, TrivetError
 from trivet.judges.base import Judge
 from trivet.judges.resolve import resolve
-from trivet.models.names import made_models
 from trivet.study.address import derived_seed
 from trivet.study.cell import Cell
-from trivet.study.checkpoint_step import (
-    CheckpointStep,
-    in_order,
-    make_checkpoint,
-    name_of,
-    place_of,
-    shared,
-    systems_named,
-)
-from trivet.study.circular import (
-    Circle,
-)
+from trivet.study.checkpoint_step import CheckpointStep
+from trivet.study.circular import Circle, Steered
 from trivet.study.circular_uses import check_circles, graded_by_role, refuse_circular_training
 from trivet.study.evaluations import Evaluation, anchored_judge, resolve_evaluation
 from trivet.study.generate import Failure, failure_of
 from trivet.study.legs import resolve_legs
-from trivet.study.merge_step import read_merge
+from trivet.study.open_systems import Needs, needs_of, open_systems
 from trivet.study.own_labels import qualities
 from trivet.study.run import Runner
-from trivet.study.spec import EvaluationEntry, StudySpec, recipe_of, reference_of
-from trivet.study.systems import Prepared, prepare, prepare_logs, read_system
-from trivet.study.train_step import read_training
+from trivet.study.spec import EvaluationEntry, StudySpec, reference_of
+from trivet.study.systems import Prepared
+from trivet.study.train_step import check_gives_models
+from trivet.systems import System
 
 if TYPE_CHECKING:
     from inspect_ai.model import Model
@@ -42,7 +32,10 @@ if TYPE_CHECKING:
 class Study:
     """A study whose parts are opened: systems, evaluations, judges. What could not be is a failure.
 
-    ``makers`` holds, by system, the merge or the training run that makes its model, ``made`` where that lies.
+    ``makers`` holds, by system, the merge or the training run that makes its model, ``made`` where that lies,
+    ``needs`` what it needs of others, ``learning`` the prompts and the judges that trained it in the study.
+    ``waiting`` are, in a plan, systems whose training, or that of one which they need, is still to be done;
+    what they are besides the model is ``None`` where it cannot be read before that.
     """
 
     spec: StudySpec
@@ -50,6 +43,9 @@ class Study:
     systems: dict[str, Prepared] = field(default_factory=dict)
     makers: dict[str, CheckpointStep] = field(default_factory=dict)
     made: dict[str, Path] = field(default_factory=dict)
+    needs: dict[str, Needs] = field(default_factory=dict)
+    learning: dict[str, Steered] = field(default_factory=dict)
+    waiting: dict[str, System | None] = field(default_factory=dict)
     evaluations: list[Evaluation] = field(default_factory=list)
     judges: dict[str, tuple[Judge, ...]] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
@@ -62,7 +58,7 @@ class Study:
     def reference(self) -> str:
         """The system that the others are compared with; another one where that could not be opened."""
         wanted = reference_of(self.spec)
-        return wanted if wanted in self.systems else next(iter(self.systems))
+        return wanted if wanted in (*self.systems, *self.waiting) else next(iter(self.systems))
 
     def cells(self, prompts: Mapping[str, int], max_tokens: int) -> list[Cell]:
         """Every system on every evaluation."""
@@ -86,13 +82,18 @@ class Study:
         return (*(judge.identity for judge in judges), *role)
 
 
-def open_study(spec: StudySpec, path: Path, runner: Runner) -> Study:
+def open_study(
+    spec: StudySpec, path: Path, runner: Runner, *, made: dict[str, Path], train: bool = True
+) -> Study:
     """Open all that a study names; checkpoints that the study makes come first, in the runner's store.
 
     A system, or an evaluation, that cannot be opened is a failure of its own and does not stop the others.
 
     Args:
         path: the study's file.
+        made: filled with the folders of the checkpoints that the study makes, by system. The caller lets
+            ``system:NAME`` mean them (``made_models``), here and as long as the study is used.
+        train: without it nothing is trained, and the systems that need it are ``waiting``.
 
     Raises:
         ConfigError: the study file is wrong.
@@ -100,7 +101,8 @@ def open_study(spec: StudySpec, path: Path, runner: Runner) -> Study:
         StudyError: a use is circular and not allowed; or nothing could be opened, and then the first failure
             is raised as it is.
     """
-    study = Study(spec=spec, base=path.absolute().parent)
+    study = Study(spec=spec, base=path.absolute().parent, made=made, needs=needs_of(spec, path))
+    check_gives_models(spec, path)
     first: TrivetError | None = None
     for entry in spec.evaluations:
         try:
@@ -111,13 +113,9 @@ def open_study(spec: StudySpec, path: Path, runner: Runner) -> Study:
             first = first or error
             study.failures[f"evaluation {entry.label}"] = failure_of(error)
     refuse_circular_training(study, path)
-    with made_models(study.made):
-        makers = (*spec.merge_systems, *spec.train_systems)
-        for name in in_order(_named(spec, path), makers, where=str(path)):
-            failure = _open_system(study, name, path, runner)
-            first = first or failure
-    study.systems = {name: study.systems[name] for name in spec.systems if name in study.systems}
-    if first is not None and not (study.systems and study.evaluations):
+    failure = open_systems(study, path, runner, train=train)
+    first = first or failure
+    if first is not None and not ((study.systems or study.waiting) and study.evaluations):
         raise first
     check_circles(study, where=str(path))
     check_legs(study, where=str(path))
@@ -133,69 +131,6 @@ def open_study(spec: StudySpec, path: Path, runner: Runner) -> Study:
     study.roles = grader_roles(spec)
     check_budget(spec, study.systems, where=str(path))
     return study
-
-
-def _open_system(study: Study, name: str, path: Path, runner: Runner) -> TrivetError | None:
-    """Open one system; a failure is recorded and returned. What makes its model comes first."""
-    spec, step = study.spec, f"system {name}"
-    try:
-        if name in spec.log_systems:
-            study.systems[name] = prepare_logs(name, spec, study.base)
-        elif name not in (*spec.merge_systems, *spec.train_systems):
-            study.systems[name] = prepare(read_system(name, spec, study.base))
-        else:
-            merged = name in spec.merge_systems
-            step = f"{'merge' if merged else 'train'} {name}"
-            read = read_merge if merged else read_training
-            before = _made_before(study, name, path)
-            maker = study.makers[name] = shared(read(spec, name, path), study.makers)
-            maker.made_of = before
-            study.made[name] = place_of(maker, runner.store)
-            step = f"system {name}"
-            system = read_system(name, spec, study.base, checkpoint=place_of(maker, runner.store))
-            step = name_of(maker)
-            make_checkpoint(maker, runner)
-            step = f"system {name}"
-            study.systems[name] = prepare(system, maker)
-    except StoreError:
-        raise
-    except Exception as error:  # libraries that load models raise what they like; the others go on
-        known = error if isinstance(error, TrivetError) else _unforeseen(error, f"systems.{name}")
-        study.failures[step] = failure_of(known)
-        return known
-    return None
-
-
-def _named(spec: StudySpec, path: Path) -> dict[str, set[str]]:
-    """By system, those whose checkpoints what makes its model starts from."""
-    named: dict[str, set[str]] = {}
-    for name, given in spec.systems.items():
-        if name in spec.merge_systems:
-            recipe = recipe_of(spec, name, path)[0]
-            named[name] = systems_named(recipe.model_dump(mode="json"))
-        else:
-            named[name] = systems_named(given.get("train")) if isinstance(given, dict) else set()
-    return named
-
-
-def _made_before(study: Study, name: str, path: Path) -> tuple[CheckpointStep, ...]:
-    """The steps that a system's maker starts from, each finished.
-
-    Raises:
-        StudyError: one of them failed.
-    """
-    before = []
-    for other in sorted(_named(study.spec, path)[name]):
-        if other not in study.made or not study.made[other].is_dir():
-            raise StudyError(f"starts from what {other} makes, which failed", where=f"systems.{name}")
-        before.append(study.makers[other])
-    return tuple(before)
-
-
-def _unforeseen(error: Exception, where: str) -> StudyError:
-    known = StudyError(f"{type(error).__name__}: {error}", where=where)
-    known.__cause__ = error.__cause__
-    return known
 
 
 def evaluation_judges(entry: EvaluationEntry, base: Path) -> tuple[Judge, ...]:

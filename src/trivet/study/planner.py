@@ -6,7 +6,7 @@ answers are kept; so measuring costs little that would not have to be done anywa
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -58,10 +58,18 @@ def make_plan(study: "Study", runner: Runner, minutes: float | None, *, measure:
     plan = None
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         plan = Plan.from_json(json.loads(path.read_text(encoding="utf-8")))
-    if plan is None or (measure and not plan.speeds and any(s.system for s in study.systems.values())):
+    if plan is None or study.waiting or (measure and _lacks_speeds(study, plan)):
         plan = _new_plan(study, runner, minutes, key, measure=measure)
-        write_json(path, plan.as_json())
+        if not study.waiting:  # without its training it is not the plan of a run
+            write_json(path, plan.as_json())
     return mark_done(plan, _done(study, runner, plan))
+
+
+def _lacks_speeds(study: "Study", plan: Plan) -> bool:
+    """Whether systems are still to be measured. A choice that fits a time stays, if anything was measured."""
+    measured = [name for name, system in study.systems.items() if system.system is not None]
+    missing = [name for name in measured if name not in plan.speeds]
+    return len(missing) == len(measured) > 0 if plan.minutes is not None else bool(missing)
 
 
 def _new_plan(study: "Study", runner: Runner, minutes: float | None, key: str, *, measure: bool) -> Plan:
@@ -91,13 +99,13 @@ def _new_plan(study: "Study", runner: Runner, minutes: float | None, key: str, *
         choice = Choice(choice.prompts, choice.max_tokens, (*choice.said, said))
     steps = make_steps(
         spec,
-        list(study.systems),
+        [name for name in spec.systems if name in study.systems or name in study.waiting],
         study.evaluations,
         choice,
         speeds,
         memory={name: memory_of(study, name) for name in study.systems},
         latency_prompts=latency_prompts,
-        makers={name: _maker_step(maker, runner) for name, maker in study.makers.items()},
+        makers=_maker_steps(study, runner),
     )
     return Plan(
         study=spec.name,
@@ -109,8 +117,43 @@ def _new_plan(study: "Study", runner: Runner, minutes: float | None, key: str, *
         speeds=speeds,
         smallest_effect=smallest_effects(study, choice),
         marks=tuple(asdict(circle) for circle in study.circles),
-        notes=(*study.notes, *(f"{what}: {failure.error}" for what, failure in study.failures.items())),
+        notes=(
+            *study.notes,
+            *_not_measured(study, minutes),
+            *(f"{what}: {failure.error}" for what, failure in study.failures.items()),
+        ),
     )
+
+
+def _not_measured(study: "Study", minutes: float | None) -> list[str]:
+    if not study.waiting:
+        return []
+    names = ", ".join(name for name in study.spec.systems if name in study.waiting)
+    said = [f"not measured yet, and not in the time: {names}; a plan trains nothing, `trivet study run` does"]
+    if minutes is not None:
+        said.append("the prompts fit the time without them; the run chooses again when all are trained")
+    return said
+
+
+def _maker_steps(study: "Study", runner: Runner) -> dict[str, tuple[Step, ...]]:
+    """By system, the steps that make the models which it runs."""
+    own = {name: _maker_step(maker, runner) for name, maker in study.makers.items()}
+    for name in study.waiting:  # what starts from weights that are not there has no address yet
+        kind = next((key for key in ("merge", "train") if key in _keys(study, name)), None)
+        if name not in own and kind is not None:
+            before = sorted(study.needs[name].made_of & own.keys())
+            after = tuple(dict.fromkeys(own[other].name for other in before))
+            own[name] = Step(name=f"{kind} {name}", kind=kind, system=name, after=after)
+    found = {
+        name: tuple(own[other] for other in (name, *sorted(needs.uses)) if other in own)
+        for name, needs in study.needs.items()
+    }
+    return {name: steps for name, steps in found.items() if steps}
+
+
+def _keys(study: "Study", name: str) -> Collection[str]:
+    given = study.spec.systems[name]
+    return given.keys() if isinstance(given, dict) else ()
 
 
 def _maker_step(maker: CheckpointStep, runner: Runner) -> Step:
@@ -131,7 +174,8 @@ def _maker_step(maker: CheckpointStep, runner: Runner) -> Step:
 
 def smallest_effects(study: "Study", choice: Choice) -> dict[str, float]:
     """By evaluation: the smallest difference from the reference that would be found (power 0.8, Holm)."""
-    family = max(1, (len(study.systems) - 1) * len(study.evaluations))
+    systems = len(study.systems) + len(study.waiting)
+    family = max(1, (systems - 1) * len(study.evaluations))
     return {
         label: round(minimum_detectable_effect(n, DIFFERING, alpha=0.05 / family), 4)
         for label, n in choice.prompts.items()

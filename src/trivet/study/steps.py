@@ -20,16 +20,18 @@ def make_steps(
     *,
     memory: Mapping[str, int | None],
     latency_prompts: int,
-    makers: Mapping[str, Step],
+    makers: Mapping[str, Sequence[Step]],
 ) -> tuple[Step, ...]:
     """The DAG with its estimates, in an order in which it can be run.
 
     Args:
         systems: those that can be used.
         memory: bytes of the weights, by system.
-        makers: the step that makes the model, by system.
+        makers: the steps that make the models which it runs, by system.
     """
-    steps = list(dict.fromkeys(makers.values()))  # systems may share one
+    # Systems may share one.
+    steps = list(dict.fromkeys(step for made in makers.values() for step in made))
+    needed = {system: tuple(step.name for step in made) for system, made in makers.items()}
     for evaluation in evaluations:
         answers = choice.prompts[evaluation.label] * evaluation.epochs
         for system in systems:
@@ -42,7 +44,7 @@ def make_steps(
                 Step(
                     name=f"generate {name}" if generated else f"read {name}",
                     kind="generate" if generated else "read",
-                    after=(makers[system].name,) if system in makers else (),
+                    after=needed.get(system, ()),
                     system=system,
                     evaluation=evaluation.label,
                     answers=answers,
@@ -74,7 +76,7 @@ def make_steps(
                 Step(
                     name=f"latency {system}",
                     kind="latency",
-                    after=(makers[system].name,) if system in makers else (),
+                    after=needed.get(system, ()),
                     system=system,
                     answers=latency_prompts,
                     seconds=_times(latency_prompts, latency),

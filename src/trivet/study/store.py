@@ -8,6 +8,7 @@
     STORE/logs/<study>/…                   the logs again, by name, where ``inspect view`` reads them
     STORE/plans/, STORE/studies/           plans made and which objects a study stands on
     STORE/searches/NAME.json               the trials of a search, and which objects each stands on
+    STORE/training/<address>/…             runs of training that are not finished, and whose they are
     STORE/index.sqlite                     a table of the manifests; rebuilt from them when it is broken
     STORE/lock                             against a second driver
 
@@ -32,6 +33,7 @@ from trivet.study.address import Description, package_versions
 from trivet.study.index import Index
 from trivet.study.lock import DriverLock
 from trivet.study.manifest import FORMAT, MANIFEST, Manifest, Problem, read_manifest
+from trivet.study.unfinished import address_needed, begin
 
 DISK_ERRORS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
@@ -78,6 +80,18 @@ class Store:
                 yield self
             finally:
                 self._clear_unfinished()
+
+    def begin_training(self, description: Description, *, study: str) -> Path:
+        """The folder in which a training run works, and which outlives an interruption.
+
+        It says whose it is and since when, for ``gc``.
+        """
+        folder = self.training / description.address[:16]
+        try:
+            begin(folder, description.address, study)
+        except OSError as error:
+            raise disk_error(error, folder) from error
+        return folder
 
     def _clear_unfinished(self) -> None:
         for folder in (self.running, *self.objects.glob(".draft-*")):
@@ -224,6 +238,9 @@ class Store:
     def gc(self, *, dry_run: bool = False) -> list[tuple[str, int]]:
         """Remove what no study's latest run and no search stands on, and what was left unfinished.
 
+        Training that is not finished stays as long as a study needs it: until a later run of the study
+        needs it no more. So does what training without a solution left, which no run repeats.
+
         Returns (name, bytes) of each.
 
         Raises:
@@ -239,7 +256,8 @@ class Store:
         doomed += sorted(self.objects.glob(".draft-*"))
         doomed += [p for p in sorted(self.answers.glob("*.jsonl")) if p.stem not in kept_answers]
         doomed += sorted(p for p in self.path.rglob(".*.tmp") if p.is_file())
-        doomed += [folder for folder in (self.running, self.training) if folder.exists()]
+        doomed += [self.running] if self.running.exists() else []
+        doomed += [path for path in sorted(self.training.glob("*")) if not self._needs_training(path)]
         removed = [(str(path.relative_to(self.path)), _size(path)) for path in doomed]
         if not dry_run:
             for path in doomed:
@@ -249,6 +267,10 @@ class Store:
                     path.unlink(missing_ok=True)
             self.rebuild_index()
         return removed
+
+    def _needs_training(self, folder: Path) -> bool:
+        address = address_needed(folder, self.studies())
+        return address is not None and self.find(address) is None
 
     def verify(self) -> list[Problem]:
         """Read every manifest and every output in full; what does not match is returned."""

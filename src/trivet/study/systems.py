@@ -9,6 +9,7 @@ from trivet._files import canonical_json, sha256_text
 from trivet._validation import validate
 from trivet.errors import ConfigError, DataError
 from trivet.judges.base import Judge
+from trivet.models.names import MADE
 from trivet.study.address import file_digest
 from trivet.study.checkpoint_step import CheckpointStep
 from trivet.study.score import read_log
@@ -25,7 +26,8 @@ class Prepared:
     """A system of a study that can be used.
 
     ``identity`` is a digest of what determines its answers. ``system`` is ``None`` and ``logs`` (by
-    evaluation) is set where existing logs stand in for it; ``maker`` is what made its model.
+    evaluation) is set where existing logs stand in for it; ``maker`` is what made its model, ``uses`` are by
+    system the steps whose checkpoints it names in other places (``system:NAME``).
     """
 
     name: str
@@ -33,12 +35,18 @@ class Prepared:
     system: System | None = None
     logs: Mapping[str, Path] | None = None
     maker: CheckpointStep | None = None
+    uses: Mapping[str, CheckpointStep] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def judges(self) -> tuple[Judge, ...]:
         """The judges that choose or block its answers."""
         return self.system.judges if self.system is not None else ()
+
+    @property
+    def makers(self) -> tuple[CheckpointStep, ...]:
+        """The steps of the study that made a model which it runs."""
+        return (*([] if self.maker is None else [self.maker]), *self.uses.values())
 
     @property
     def seeded(self) -> bool:
@@ -85,7 +93,7 @@ def read_system(name: str, spec: StudySpec, base: Path, *, checkpoint: Path | No
             where=f"systems.{name}",
             hint="write engine: torch or engine: llamacpp, or leave it out (torch)",
         )
-    if checkpoint is not None and engine != "torch":
+    if engine != "torch" and (checkpoint is not None or system_spec.model.startswith(MADE)):
         raise ConfigError(
             f"engine: {engine} does not run what a study makes", where=f"systems.{name}", hint="leave it out"
         )
@@ -94,21 +102,31 @@ def read_system(name: str, spec: StudySpec, base: Path, *, checkpoint: Path | No
     return system
 
 
-def prepare(system: System, maker: CheckpointStep | None = None) -> Prepared:
+def prepare(
+    system: System,
+    maker: CheckpointStep | None = None,
+    uses: Mapping[str, CheckpointStep] | None = None,
+) -> Prepared:
     """Open a system of a study.
 
     Args:
         maker: what made its model.
+        uses: see ``Prepared``.
 
     Raises:
         TrivetError: its model cannot be loaded.
     """
     facts = system.open().describe()
-    if maker is not None:
+    uses, model = uses or {}, system.spec.model
+    made = maker or (uses[model.removeprefix(MADE)] if model.startswith(MADE) else None)
+    if made is not None:
         # Where the store lies says nothing, and another maker of equal weights may share the engine.
-        named = {"model": maker.title, "source": maker.provenance}
-        facts |= {"model_name": maker.title, "engine": {**facts["engine"], **named}}
-    return Prepared(name=system.name, identity=system.hash12, system=system, maker=maker, facts=facts)
+        title = model if maker is None else maker.title
+        engine = {**facts["engine"], "model": title, "source": made.provenance}
+        facts |= {"model_name": title, "engine": engine}
+    return Prepared(
+        name=system.name, identity=system.hash12, system=system, maker=maker, uses=uses, facts=facts
+    )
 
 
 def prepare_logs(name: str, spec: StudySpec, base: Path) -> Prepared:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from trivet import catalogue
 from trivet._files import write_json
 from trivet._validation import validate
-from trivet.errors import ConfigError, TrainingError
+from trivet.errors import ConfigError, TrainingError, TrivetError
 from trivet.judges.base import Judge
 from trivet.study.address import Description
 from trivet.study.checkpoint_step import CHECKPOINT, CheckpointStep, Expected
@@ -92,7 +92,7 @@ class TrainStep:
         """
         from trivet.train.running import train
 
-        working = runner.store.training / self.description.address[:16]
+        working = runner.store.begin_training(self.description, study=runner.spec.name)
         said = f"train {self.system}"
 
         def say(line: str) -> None:
@@ -136,6 +136,33 @@ def read_settings(
     method = catalogue.find(f"train/{settings.pop('method')}")
     config: Any = validate(method.config, settings, where=where)
     return method, settings, config
+
+
+def check_gives_models(spec: StudySpec, study: Path) -> None:
+    """Refuse training that gives no single language model, before anything runs.
+
+    Raises:
+        ConfigError: names the study, the system and what to do instead.
+    """
+    for name in spec.train_systems:
+        try:
+            method, _, config = read_settings(spec, name, study)
+        except TrivetError:  # told in its own step, beside which the other systems go on
+            continue
+        where, short = f"{study}: systems.{name}.train", method.name.removeprefix("train/")
+        if "Checkpoint" not in method.gives:
+            raise ConfigError(
+                f"{short} gives a judge and no language model, so it is no system to measure",
+                where=where,
+                hint=f"train it by `trivet train {short} SETTINGS FOLDER` and name the folder as a judge, "
+                "judge: FOLDER",
+            )
+        if getattr(config, "is_front", False):
+            raise ConfigError(
+                "weights: a list of vectors gives a front of several models, and a system is one",
+                where=where,
+                hint="write one system for each vector, weights: {…}",
+            )
 
 
 def read_training(spec: StudySpec, system: str, study: Path) -> TrainStep:

@@ -4,10 +4,12 @@ import dataclasses
 import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_type_hints
 
 import torch
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from transformers import TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 
 from trivet._validation import did_you_mean
 from trivet.errors import ConfigError
@@ -29,6 +31,52 @@ _OURS = {
 }
 
 
+def _steps(value: int) -> int:
+    if value < 1 and value != -1:
+        raise ValueError("must be 1 or more, or -1 where num_train_epochs says how long")
+    return value
+
+
+def _ascending(value: tuple[float, float]) -> tuple[float, float]:
+    if not value[0] < value[1]:
+        raise ValueError("must be two numbers, the lower one first")
+    return value
+
+
+_Count = Annotated[int, Field(ge=1)]
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Share = Annotated[float, Field(ge=0, lt=1)]
+_RANGES: dict[str, Any] = {
+    "max_steps": Annotated[int, AfterValidator(_steps)],
+    "num_train_epochs": _Positive,
+    "per_device_train_batch_size": _Count,
+    "per_device_eval_batch_size": _Count,
+    "gradient_accumulation_steps": _Count,
+    "learning_rate": _NotNegative,
+    "weight_decay": _NotNegative,
+    "warmup_steps": _NotNegative,
+    "max_grad_norm": _NotNegative,
+    "fsdp": bool | str | list[str] | None,
+    "loss_type": str | list[str],
+    "adam_beta1": _Share,
+    "adam_beta2": _Share,
+    "adam_epsilon": _Positive,
+    "save_steps": _Positive,
+    "save_total_limit": _Count | None,
+    "logging_steps": _Positive,
+    "beta": _NotNegative,
+    "max_length": _Count | None,
+    "num_generations": Annotated[int, Field(ge=2)],
+    "max_completion_length": _Count,
+    "num_iterations": _Count,
+    "epsilon": _Positive,
+    "reward_clip_range": Annotated[tuple[float, float], AfterValidator(_ascending)] | None,
+}
+"""Of fields whose annotation in TRL or transformers allows more than can be trained with, or less than the
+class itself reads."""
+
+
 def trainer_arguments(
     kind: type[TrainingArguments],
     given: Mapping[str, Any],
@@ -48,8 +96,9 @@ def trainer_arguments(
         honoured: the fields beyond those of ``transformers.TrainingArguments`` that the method takes up.
 
     Raises:
-        ConfigError: an unknown field, one that the method does not take up or that Trivet decides, or a value
-            that the class refuses; see also ``trivet.train.launching.check_launch``.
+        ConfigError: an unknown field, one that the method does not take up or that Trivet decides, a value of
+            another type or out of range, or one that the class refuses; see also
+            ``trivet.train.launching.check_launch``.
     """
     known = {field.name for field in dataclasses.fields(kind) if field.init}
     plain = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
@@ -66,7 +115,8 @@ def trainer_arguments(
                 where=where,
                 hint=f"beyond transformers' own fields it takes {', '.join(sorted(honoured))}",
             )
-    on_cpu = given.get("use_cpu", not torch.cuda.is_available())
+    values = _checked(kind, given, where)
+    on_cpu = values.get("use_cpu", not torch.cuda.is_available())
     settings: dict[str, Any] = {
         "report_to": "none",
         "logging_steps": 1,
@@ -75,7 +125,7 @@ def trainer_arguments(
         "disable_tqdm": True,
         "gradient_checkpointing": False,
         **({"use_cpu": True, "bf16": False, "dataloader_pin_memory": False} if on_cpu else {}),
-        **given,
+        **values,
         "output_dir": str(folder),
         "seed": seed,
         "remove_unused_columns": False,
@@ -85,7 +135,47 @@ def trainer_arguments(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             arguments = kind(**settings)
-    except (ValueError, TypeError, ImportError, AttributeError, KeyError) as error:
+    except (ValueError, TypeError, ImportError, AttributeError, KeyError, ArithmeticError) as error:
         raise ConfigError(f"{' '.join(str(error).split())[:400]}", where=where) from error
+    _check_reports(arguments.report_to, where)
     check_launch(arguments, where)
     return arguments
+
+
+def _checked(kind: type[TrainingArguments], given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The values, each of its field's type and in its range: YAML reads ``1e-4`` as a text.
+
+    The class itself checks no types, and a text would first fail in the optimiser.
+    """
+    try:
+        annotations = {**get_type_hints(kind, include_extras=True), **_RANGES}
+    except NameError:  # of a type that another version of the class names only while it is checked
+        annotations = _RANGES
+    defaults = {field.name: field.default for field in dataclasses.fields(kind)}
+    values = {}
+    for name, value in given.items():
+        try:
+            found = TypeAdapter(annotations.get(name, Any)).validate_python(value)
+        except ValidationError as error:
+            rule = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+            default = defaults[name]
+            raise ConfigError(
+                f"{name}: {rule} (received {value!r:.80})",
+                where=where,
+                hint="mend the value"
+                if default is dataclasses.MISSING or default is None
+                else f"mend the value, or leave it out for {default!r}",
+            ) from None
+        values[name] = value if found == value else found
+    return values
+
+
+def _check_reports(names: Collection[str], where: str) -> None:
+    here = get_available_reporting_integrations()
+    for name in names:
+        if name not in here and name != "kubeflow":  # which transformers adds by itself
+            raise ConfigError(
+                f"report_to: {name!r} is unknown to transformers or not installed",
+                where=where,
+                hint=f"installed here: {', '.join(here) or 'none'}; left out, the log is sent nowhere",
+            )

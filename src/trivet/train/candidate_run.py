@@ -1,9 +1,11 @@
 """A run of HC-RLHF whose prompts are read and whose models are loaded: train, choose, test, write."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
 from trivet._files import write_json
 from trivet.judges import resolve
@@ -23,6 +25,42 @@ if TYPE_CHECKING:
     from trivet.train.high_confidence_rlhf import Config
 
 REPORT = "safety_test.json"
+_Found = TypeVar("_Found")
+
+
+def on_first_process(find: Callable[[], _Found]) -> _Found:
+    """What ``find`` returns in the first process, in all of them."""
+    found = [find() if PartialState().is_main_process else None]
+    broadcast_object_list(found)
+    return found[0]  # type: ignore[return-value]  # every process has that of the first
+
+
+def write_known_result(context: TrainingContext, costs: AnswerCosts, tested: Mapping[str, Any]) -> None:
+    """Write the result of this very run's test, which the ledger has and whose folder is gone."""
+    warnings = ["Read out of the ledger: this very run was tested before, so nothing was trained again."]
+    if costs.ranking_only:
+        warnings.append(ranking_warning(costs.judge.name, tested["tau"], {}))
+    _write(context, {**tested, "statement": statement(tested, warnings)}, {})
+
+
+def _write(context: TrainingContext, result: dict[str, Any], validation: Mapping[str, Any]) -> None:
+    for line in result["statement"]:
+        context.say(line)
+    context.facts |= {"safety_test": result, "notices": result["statement"]}
+    context.facts["metrics"] = {
+        "safety test": result["outcome"],
+        "safety prompts": result["n"],
+        "mean cost": result["mean"],
+        "upper bound of the mean cost": result["bound"],
+        "limit": result["tau"],
+        "delta": result["test_delta"],
+        "bound by": result["test"],
+        **validation,
+    }
+    if not result["passed"]:
+        context.facts["no_solution"] = outcome(result)
+    if PartialState().is_main_process:
+        write_json(context.output / REPORT, result)
 
 
 class CandidateRun:
@@ -37,9 +75,10 @@ class CandidateRun:
         made: Prepared,
         safety: list[Prompt],
         validation: list[Prompt],
+        left_out: Mapping[str, int],
     ) -> None:
         self.config, self.context, self.costs, self.plan, self.made = config, context, costs, plan, made
-        self.safety, self.validation = safety, validation
+        self.safety, self.validation, self.left_out = safety, validation, left_out
         self.settings = ConstraintSettings(
             limit=config.limit,
             delta=plan.test_delta,
@@ -86,8 +125,7 @@ class CandidateRun:
         self.context.say(
             f"candidate: step {chosen.step}, predicted bound {chosen.bound:.4g} (limit {self.config.limit:g})"
         )
-        with PartialState().main_process_first():  # the others find the result in the ledger
-            tested = ledger.test(digest, self.safety, lambda: self._test(chosen))
+        tested = on_first_process(lambda: ledger.test(digest, self.safety, lambda: self._test(chosen)))
         result = {
             **tested,
             "statement": statement(tested, warnings),
@@ -100,31 +138,14 @@ class CandidateRun:
             "kappa": self.settings.kappa(max(2, len(self.multiplier.costs))),
             "lambda": math.exp(self.multiplier.log_multiplier),
         }
-        self._write(result, chosen)
-
-    def _write(self, result: dict[str, Any], chosen: Candidate) -> None:
-        context = self.context
-        for line in result["statement"]:
-            context.say(line)
-        context.facts |= {"safety_test": result, "steps": self.trainer.state.global_step}
-        context.facts["metrics"] = {
-            "safety test": result["outcome"],
-            "safety prompts": result["n"],
-            "mean cost": result["mean"],
-            "upper bound of the mean cost": result["bound"],
-            "limit": result["tau"],
-            "delta": result["test_delta"],
-            "bound by": result["test"],
+        self.context.facts["steps"] = self.trainer.state.global_step
+        if result["passed"]:
+            self.trainer.save_model(str(self.context.output))
+        figures_of_it = {
             "validation reward": finite(chosen.reward),
             "validation KL, nats an answer": chosen.kl,
         }
-        context.facts["notices"] = result["statement"]
-        if result["passed"]:
-            self.trainer.save_model(str(context.output))
-        else:
-            context.facts["no_solution"] = outcome(result)
-        if PartialState().is_main_process:
-            write_json(context.output / REPORT, result)
+        _write(self.context, result, figures_of_it)
 
     def _answers(self, name: str, prompts: list[Prompt], seed: int) -> list[Rollout]:
         return one_answer_each(
@@ -172,5 +193,6 @@ class CandidateRun:
             unscored=unscored,
             cut=sum(not answer.ended for one in answers for answer in one.answers),
             judge_knew=len(self.costs.judge.training_prompts & {one.digest for one in self.safety}),
+            left_out=self.left_out,
             max_tokens=self.made.rollouts.max_tokens,
         )

@@ -12,7 +12,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from trivet._files import sync_folder
-from trivet.errors import TrainingError
+from trivet.errors import ConfigError, TrainingError
 
 _STAGING = ".writing"
 
@@ -24,10 +24,22 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]  # transformers is not ty
     gradient that is not finite raises ``TrainingError`` before the weights change, and what is good by then
     is kept as a checkpoint. What is resumed from a checkpoint gives the same weights as what was never
     interrupted, on a CPU bit by bit: model, optimiser, schedule, random generators and place in the data.
+
+    Raises:
+        ConfigError: its arguments do not go together.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+        try:
+            super().__init__(*arguments, **options)
+            if self.args.eval_on_start and self.eval_dataset is None:
+                raise ValueError("eval_on_start needs rows to evaluate on")
+        except ValueError as error:
+            raise ConfigError(
+                " ".join(str(error).split())[:400],
+                where="trainer",
+                hint="mend that field; evaluation during training needs held_out, and is not of every method",
+            ) from error
         self._staging: Path | None = None
         self._rows: list[int] = []
         self.add_callback(_CheckGradients(self))

@@ -60,7 +60,7 @@ class Config(ScorerConfig):
         return read_scored(self.data, base, better="safer_response_id")
 
 
-@method(paper="2506.08266", version=1, takes=("Checkpoint", "DataSet"), gives=("Checkpoint", "JudgeArtifact"))
+@method(paper="2506.08266", version=1, takes=("Checkpoint", "DataSet"), gives=("JudgeArtifact",))
 def train(config: Config, context: TrainingContext) -> None:
     """Train on the pairs; the classifier or adapter is in ``context.output``."""
     train_scorer(

@@ -7,13 +7,12 @@ from typing import Any, Protocol
 from accelerate import PartialState
 
 from trivet.judges import Judge, resolve
-from trivet.train.direct_reward import known_scores, scores_of
-from trivet.train.inference_evaluation import figures
-from trivet.train.rloo_method import Prepared
+from trivet.train.direct_reward import scores_of
+from trivet.train.inference_evaluation import figures, mean_score
+from trivet.train.rloo_method import Prepared, held_out_answers
 from trivet.train.rloo_trainer import RlooTrainer
 from trivet.train.rollouts import Rollout
 from trivet.train.running import TrainingContext
-from trivet.train.sampled_answers import DRAWN, Wanted, answer_all
 from trivet.train.token_probe import token_mass, token_set
 
 
@@ -23,7 +22,6 @@ class Measured(Protocol):
     judge: Any
     evaluation_judge: Any
     evaluation_samples: int
-    stop: list[str]
     probe: list[str]
     seed: int
 
@@ -44,7 +42,7 @@ def before_training(config: Measured, context: TrainingContext, made: Prepared) 
     Raises:
         DataError: no probed word is a token.
     """
-    answers = _answers(config, context, made, "before training")
+    answers = held_out_answers(config, context, made, "before training")
     if not config.probe:
         return Before(answers, [], [])
     tokens, rest = token_set(made.trainee.tokenizer, config.probe)
@@ -59,7 +57,7 @@ def measured(
     """Figures by name, with intervals over prompts."""
     made.rollouts.load(trainer.accelerator.unwrap_model(trainer.model), "trained")
     with PartialState().main_process_first():
-        after = _answers(config, context, made, "after training")
+        after = held_out_answers(config, context, made, "after training")
     found: dict[str, Any] = {"held-out prompts": len(after)}
     judge = resolve(config.judge, base=context.base)
     found |= _scores(judge, f"by {judge.name}, which trained it", before.answers, after)
@@ -79,34 +77,15 @@ def measured(
     return found
 
 
-def _answers(config: Measured, context: TrainingContext, made: Prepared, name: str) -> list[Rollout]:
-    """Answers of the engine's model to the held-out prompts; ``name`` is whose they are."""
-    answers = answer_all(
-        made.rollouts.engine,
-        [one.tokens for one in made.held_out],
-        [Wanted(config.evaluation_samples, DRAWN, tuple(config.stop))],
-        max_tokens=made.rollouts.max_tokens,
-        seed=config.seed + 1,
-        path=context.work / "held-out" / f"{name.replace(' ', '-')}.jsonl",
-        progress=lambda done, total: context.say(f"{name}: {done} of {total} held-out prompts answered"),
-    )
-    return [Rollout(prompt, tuple(some)) for prompt, some in zip(made.held_out, answers, strict=True)]
-
-
 def _scores(judge: Judge, label: str, before: Sequence[Rollout], after: Sequence[Rollout]) -> dict[str, Any]:
     """Mean score before and after, and the gain on the prompts where both could be scored."""
-    means = [[_mean(some) for some in scores_of(judge, rollouts)] for rollouts in (before, after)]
+    means = [[mean_score(some) for some in scores_of(judge, rollouts)] for rollouts in (before, after)]
     found: dict[str, Any] = {}
     for name, values in zip(("before", "after"), means, strict=True):
         known = [value for value in values if value is not None]
         found |= figures(f"score {label}, {name} training", known, None)
     pairs = [(old, new) for old, new in zip(*means, strict=True) if old is not None and new is not None]
     return found | figures(f"gain in score {label}", [new - old for old, new in pairs], None)
-
-
-def _mean(scores: Sequence[float | None]) -> float | None:
-    known = known_scores([list(scores)])
-    return sum(known) / len(known) if known else None
 
 
 def _masses(made: Prepared, tokens: Sequence[int]) -> list[float]:

@@ -30,8 +30,7 @@ class DirectReward:
     ) -> list[list[float | None]]:
         """See ``trivet.train.rollouts.Reward``."""
         scores = scores_of(self.judge, rollouts)
-        if known := known_scores(scores):
-            note("score", known)
+        note("score", known_scores(scores))
         if self.whiten is not None:
             scores = whitened(scores, self.whiten)
         return [

@@ -37,7 +37,7 @@ part; ``probe`` adds the probability of listed words at the first token of an an
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from accelerate import PartialState
 from pydantic import Field
@@ -50,6 +50,7 @@ from trivet.judges import Judge, resolve
 from trivet.models.names import resolve_model
 from trivet.train.direct_evaluation import Before, before_training, measured
 from trivet.train.direct_reward import DirectReward
+from trivet.train.launching import refuse_deepspeed
 from trivet.train.loading import Trainee
 from trivet.train.ppo_trainer import PpoSettings, PpoTrainer
 from trivet.train.prompts import read_prompts
@@ -85,7 +86,7 @@ class Config(TrainConfig):
     )
     algorithm: Literal["rloo", "ppo"] = Field("rloo", description="how the policy is updated")
     ppo: PpoConfig | None = Field(None, description="settings of `algorithm: ppo`")
-    stop: list[str] = Field(
+    stop: list[Annotated[str, Field(min_length=1)]] = Field(
         default_factory=lambda: [STOP], max_length=16, description="strings that end an answer"
     )
     no_stop_penalty: float = Field(
@@ -153,6 +154,8 @@ def _arguments(config: Config, context: TrainingContext) -> RLOOConfig:
     """The trainer's arguments, with batch sizes in prompts; see ``count_prompts``."""
     where = f"{context.where}: trainer"
     honoured = HONOURED if config.algorithm == "rloo" else (*HONOURED, "num_iterations", "epsilon")
+    if config.algorithm == "ppo":
+        refuse_deepspeed(config.trainer, "the several updates of a step of PPO", where)
     arguments = count_prompts(context.arguments(RLOOConfig, config, honoured), where)
     if config.algorithm == "rloo":
         if config.ppo is not None:

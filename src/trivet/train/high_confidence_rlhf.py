@@ -14,7 +14,8 @@ What a cost is, is fixed beforehand: ``cost_labels`` count 1 and others 0 (teste
 ``cost_low`` and ``cost_high`` are the judge's values that cost 0 and 1 (betting); or the judge's own values,
 for which only Student's approximate bound is there, and has to be asked for by name. Limit and δ are written
 to a ledger before the prompts are read. A second test on prompts that were used is refused; with ``split`` K
-from the first on, K tests may share δ.
+from the first on, K tests may share δ. Prompts that the model or the judge of reward is known to have learnt
+from do not test: they are not drawn from the data, and refused in a source of their own.
 
 Cost: for each step ``num_generations`` answers to each prompt, scored by two judges, and one update; one
 answer to each validation prompt for each candidate and for the model before training; one to each safety
@@ -23,10 +24,10 @@ prompt. The engine holds a second copy of the weights, and each candidate a copy
 ::
 
     model: smollm2-135m-instruct
-    data: hh_single_turn/train:data/hh-single-turn
+    data: hh_single_turn/test:data/hh-single-turn
     held_out: 100                                  # validation
     safety: 500                                    # or a file; used once
-    reward: runs/helpful_reward
+    reward: runs/preferred_reward                  # learnt from hh_single_turn/train
     cost: harmlessness_head
     cost_low: 4
     cost_high: -4
@@ -47,14 +48,15 @@ from trivet._files import canonical_json, sha256_text
 from trivet.catalogue import method
 from trivet.errors import ConfigError, DataError
 from trivet.judges import Judge, resolve
+from trivet.models.names import resolve_model
 from trivet.train.answer_costs import AnswerCosts, answer_costs
-from trivet.train.candidate_run import CandidateRun
+from trivet.train.candidate_run import CandidateRun, on_first_process, write_known_result
 from trivet.train.prompts import Prompt, read_prompts, tokenise_prompts
 from trivet.train.rloo_method import Prepared, prepared, rloo_arguments
 from trivet.train.running import TrainingContext
 from trivet.train.safety_prompts import SetAside, ledger_folder, set_aside
 from trivet.train.safety_test import BoundName, SafetyLedger, SafetyPlan
-from trivet.train.settings import TrainConfig, data_digest
+from trivet.train.settings import TrainConfig, anchored, data_digest
 
 JudgeSpec = str | dict[str, Any]
 
@@ -132,7 +134,7 @@ def train(config: Config, context: TrainingContext) -> None:
 
     Raises:
         ConfigError, DataError, ModelError, JudgeError: what the settings name is wrong.
-        StudyError: the safety prompts were used before.
+        StudyError: the safety prompts were used before, or the model or the judge of reward knows them.
         TrainingError: a loss or a gradient is not finite, or no outcome of the test could pass.
     """
     arguments = rloo_arguments(config, context)
@@ -148,26 +150,37 @@ def train(config: Config, context: TrainingContext) -> None:
     source = config.safety if isinstance(config.safety, str) else config.data
     folder = ledger_folder(source, context.base) if config.ledger is None else context.base / config.ledger
     ledger = SafetyLedger(folder, plan)
-    first = PartialState().is_main_process
-    if first:
+    if PartialState().is_main_process:
         ledger.declare()
     context.say(f"limit and delta are written to {ledger.path}")
-    aside = set_aside(config.data, config.safety, config.validation, base=context.base, seed=config.seed)
+    reward = resolve(config.reward, base=context.base)
+    known = {
+        "the model": resolve_model(anchored(config.model, context.base)).trained_on,
+        f"the judge of reward ({reward.name})": reward.training_prompts,
+    }
+    aside = set_aside(
+        config.data, config.safety, config.validation, base=context.base, seed=config.seed, known=known
+    )
+    context.set_aside |= {one.digest for one in aside.safety}
     context.tell(aside.notes)
     plan.check_possible(len(aside.safety), context.where)
     with prepared(config, context, arguments, without=aside.digests) as made:
-        safety, validation = _tokenised(aside, made)
+        safety, validation, too_long = _tokenised(aside, made, context)
         plan.check_possible(len(safety), context.where)
-        if first:
-            ledger.refuse_used(safety)
-        CandidateRun(config, context, costs, plan, made, safety, validation).to_the_end(ledger)
+        earlier = on_first_process(lambda: ledger.earlier_result(safety))
+        if earlier is not None and not earlier["passed"]:  # its folder is gone, its verdict is not
+            write_known_result(context, costs, earlier)
+            return
+        left_out = {**aside.left_out, **too_long}
+        run = CandidateRun(config, context, costs, plan, made, safety, validation, left_out)
+        run.to_the_end(ledger)
 
 
 def _plan(config: Config, context: TrainingContext, costs: AnswerCosts) -> SafetyPlan:
     """The test as it is written down before any prompt is read.
 
     Raises:
-        ConfigError: the bound does not fit the costs.
+        ConfigError: the bound or the limit does not fit the costs.
     """
     if costs.mapping is None and config.test != "student":
         raise ConfigError(
@@ -175,6 +188,12 @@ def _plan(config: Config, context: TrainingContext, costs: AnswerCosts) -> Safet
             where=context.where,
             hint="give cost_low and cost_high, the judge's values whose costs are 0 and 1, or cost_labels "
             "(['unsafe'] for a cost model with safety labels), or test: student, which is approximate",
+        )
+    if costs.mapping is not None and not 0 <= config.limit < 1:
+        raise ConfigError(
+            f"limit: {config.limit:g} bounds nothing, since costs are between 0 and 1",
+            where=context.where,
+            hint="a limit of the mean cost is at least 0 and below 1",
         )
     binary = costs.mapping is not None and costs.mapping.binary
     if config.test == "clopper_pearson" and not binary:
@@ -192,16 +211,20 @@ def _plan(config: Config, context: TrainingContext, costs: AnswerCosts) -> Safet
     )
 
 
-def _tokenised(aside: SetAside, made: Prepared) -> tuple[list[Prompt], list[Prompt]]:
-    """The safety and the validation prompts with their token ids, without those that leave no room."""
+def _tokenised(
+    aside: SetAside, made: Prepared, context: TrainingContext
+) -> tuple[list[Prompt], list[Prompt], dict[str, int]]:
+    """The safety and the validation prompts with their token ids, and by reason how many of the former leave
+    no room for an answer."""
     length = made.rollouts.engine.capabilities.context_length or 2**20
-    room = made.rollouts.max_tokens
-    safety, validation = (
-        tokenise_prompts(prompts, made.trainee.tokenizer, room=room, context_length=length)[0]
-        for prompts in (aside.safety, aside.validation)
-    )
-    validation = validation or made.held_out
-    for name, prompts in (("safety", safety), ("validation", validation)):
+    kept, dropped = {}, {}
+    for name, prompts in (("safety", aside.safety), ("validation", aside.validation)):
+        kept[name], dropped[name] = tokenise_prompts(
+            prompts, made.trainee.tokenizer, room=made.rollouts.max_tokens, context_length=length
+        )
+        context.tell([f"{count} {name} prompts dropped: {reason}" for reason, count in dropped[name].items()])
+    kept["validation"] = kept["validation"] or made.held_out
+    for name, prompts in kept.items():
         if len(prompts) < 2:
             raise DataError(f"{name}: {len(prompts)} prompts are left; at least 2 are needed")
-    return safety, validation
+    return kept["safety"], kept["validation"], dropped["safety"]

@@ -50,11 +50,10 @@ from trivet.train.calibrated_reward import (
 from trivet.train.inference_evaluation import figures, win_rates
 from trivet.train.inference_transforms import Transform, make_transform
 from trivet.train.prompts import read_prompts
-from trivet.train.rloo_method import Prepared, prepared, rloo_arguments, rloo_trainer
+from trivet.train.rloo_method import Prepared, held_out_answers, prepared, rloo_arguments, rloo_trainer
 from trivet.train.rloo_trainer import RlooTrainer
 from trivet.train.rollouts import Rollout
 from trivet.train.running import TrainingContext
-from trivet.train.sampled_answers import DRAWN, Wanted, answer_all
 from trivet.train.settings import TrainConfig
 
 JudgeSpec = str | dict[str, Any]
@@ -143,7 +142,7 @@ def train(config: Config, context: TrainingContext) -> None:
                     say=context.say,
                 )
             )
-            reference = _held_out_answers(config, context, made, "reference") if made.held_out else []
+            reference = held_out_answers(config, context, made, "reference") if made.held_out else []
         if not table:
             raise DataError("no answer of the reference could be scored", where=f"judge {judge.name}")
         coarse = config.transform == "exponential" and config.samples < 2 * abs(config.exponent)
@@ -174,20 +173,6 @@ def _check(config: Config, context: TrainingContext) -> None:
         raise ConfigError("t: an exponent of 0 makes every answer alike", where=context.where)
 
 
-def _held_out_answers(config: Config, context: TrainingContext, made: Prepared, name: str) -> list[Rollout]:
-    """Answers of the engine's model to the held-out prompts; ``name`` is whose they are."""
-    answers = answer_all(
-        made.rollouts.engine,
-        [one.tokens for one in made.held_out],
-        [Wanted(config.evaluation_samples, DRAWN)],
-        max_tokens=made.rollouts.max_tokens,
-        seed=config.seed + 1,
-        path=context.work / "held-out" / f"{name}.jsonl",
-        progress=lambda done, total: context.say(f"{name}: {done} of {total} held-out prompts answered"),
-    )
-    return [Rollout(prompt, tuple(some)) for prompt, some in zip(made.held_out, answers, strict=True)]
-
-
 def _measure(
     config: Config,
     context: TrainingContext,
@@ -199,7 +184,7 @@ def _measure(
     """Figures on the held-out prompts."""
     made.rollouts.load(trainer.accelerator.unwrap_model(trainer.model), "trained")
     with PartialState().main_process_first():
-        policy = _held_out_answers(config, context, made, "policy")
+        policy = held_out_answers(config, context, made, "policy")
     found: dict[str, Any] = {"held-out prompts": len(policy)}
     judges = {f"by {judge.name}, which trained it": judge}
     if config.evaluation_judge is not None:

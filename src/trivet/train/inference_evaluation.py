@@ -50,6 +50,12 @@ def _scored(scores: Sequence[float | None]) -> list[float]:
     return [value for value in scores if value is not None]
 
 
+def mean_score(scores: Sequence[float | None]) -> float | None:
+    """The mean of those of a prompt's answers that could be scored, or ``None``."""
+    known = _scored(scores)
+    return sum(known) / len(known) if known else None
+
+
 def figures(name: str, values: Sequence[float], bounds: tuple[float, float] | None) -> dict[str, Any]:
     """The mean over prompts and its interval, as entries of a model card."""
     if not values:

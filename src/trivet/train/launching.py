@@ -7,6 +7,7 @@ those of the output layer outside it (``trivet.train.scoring``).
 """
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from trivet.errors import ConfigError
@@ -26,6 +27,24 @@ def refuse_zero3(where: str) -> None:
             "DeepSpeed ZeRO-3 splits the output layer's weights, which scoring answers reads as a whole",
             where=where,
             hint="use ZeRO-2 or FSDP, as in examples/accelerate",
+        )
+
+
+def refuse_deepspeed(given: Mapping[str, Any], what: str, where: str) -> None:
+    """Refuse DeepSpeed for what updates weights by itself: its engine makes the step within ``backward``.
+
+    Args:
+        given: the user's fields of the trainer.
+        what: updates them, in words.
+
+    Raises:
+        ConfigError: DeepSpeed is on.
+    """
+    if given.get("deepspeed") or _on("ACCELERATE_USE_DEEPSPEED"):
+        raise ConfigError(
+            f"DeepSpeed updates the weights by itself, and {what} would not be done",
+            where=where,
+            hint="use data parallelism (examples/accelerate), or algorithm: rloo",
         )
 
 

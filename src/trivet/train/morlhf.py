@@ -44,13 +44,12 @@ from trivet.catalogue import method
 from trivet.errors import ConfigError
 from trivet.judges import Judge, resolve
 from trivet.train.fronts import fit_point, train_front, with_top_layers
-from trivet.train.inference_evaluation import figures
+from trivet.train.inference_evaluation import figures, mean_score
 from trivet.train.prompts import read_prompts
-from trivet.train.rloo_method import Prepared, prepared, rloo_arguments, rloo_trainer
+from trivet.train.rloo_method import Prepared, held_out_answers, prepared, rloo_arguments, rloo_trainer
 from trivet.train.rloo_trainer import RlooTrainer
 from trivet.train.rollouts import Rollout, judged
 from trivet.train.running import TrainingContext
-from trivet.train.sampled_answers import DRAWN, Wanted, answer_all
 from trivet.train.weight_vectors import VectorsConfig
 
 JudgeSpec = str | dict[str, Any]
@@ -144,7 +143,7 @@ def train(config: Config, context: TrainingContext) -> None:
     judges = dict(zip(config.rewards, config.judges(context.base), strict=True))
     with prepared(with_top_layers(config, context), context, arguments) as made:
         with PartialState().main_process_first():  # the others find it on the disk
-            reference = _held_out_answers(config, context, made, "reference")
+            reference = held_out_answers(config, context, made, "reference")
 
         def train_point(vector: tuple[float, ...], checkpoints: str, folder: Path) -> dict[str, Any]:
             begun = time.perf_counter()
@@ -160,20 +159,6 @@ def train(config: Config, context: TrainingContext) -> None:
         shown = (*(_label(name, judge) for name, judge in judges.items()), WEIGHTED, KL)
         model = made.trainee.model
         train_front("morlhf", config, context, model, train_point, started=started, figures=shown)
-
-
-def _held_out_answers(config: Config, context: TrainingContext, made: Prepared, name: str) -> list[Rollout]:
-    """Answers of the engine's model to the held-out prompts; ``name`` is whose they are."""
-    answers = answer_all(
-        made.rollouts.engine,
-        [one.tokens for one in made.held_out],
-        [Wanted(config.evaluation_samples, DRAWN)],
-        max_tokens=made.rollouts.max_tokens,
-        seed=config.seed + 1,
-        path=context.work / "held-out" / f"{name}.jsonl",
-        progress=lambda done, total: context.say(f"{name}: {done} of {total} held-out prompts answered"),
-    )
-    return [Rollout(prompt, tuple(some)) for prompt, some in zip(made.held_out, answers, strict=True)]
 
 
 def _measure(
@@ -192,7 +177,7 @@ def _measure(
         return {}
     made.rollouts.load(trainer.accelerator.unwrap_model(trainer.model), "trained")
     with PartialState().main_process_first():
-        policy = _held_out_answers(config, context, made, checkpoints.replace("checkpoints", "policy"))
+        policy = held_out_answers(config, context, made, checkpoints.replace("checkpoints", "policy"))
     own = {name: judged(judge, policy) for name, judge in judges.items()}
     before = {name: judged(judge, reference) for name, judge in judges.items()}
     labels = {_label(name, judge): (own[name], before[name]) for name, judge in judges.items()}
@@ -209,15 +194,10 @@ def _label(name: str, judge: Judge) -> str:
 
 def _means(label: str, policy: Scores, reference: Scores) -> dict[str, Any]:
     """The mean over prompts of the policy's scores and of their difference to the reference's."""
-    pairs = [(_mean(own), _mean(other)) for own, other in zip(policy, reference, strict=True)]
+    pairs = [(mean_score(own), mean_score(other)) for own, other in zip(policy, reference, strict=True)]
     known = [(own, other) for own, other in pairs if own is not None and other is not None]
     found = figures(label, [own for own, _ in known], None)
     found |= figures(f"{label}: gain over the reference", [own - other for own, other in known], None)
     if len(known) < len(pairs):
         found[f"{label}: prompts left out"] = len(pairs) - len(known)
     return found
-
-
-def _mean(scores: Sequence[float | None]) -> float | None:
-    known = [score for score in scores if score is not None]
-    return sum(known) / len(known) if known else None

@@ -86,6 +86,7 @@ class PpoTrainer(RlooTrainer):
     """
 
     settings: PpoSettings
+    least_scored = 1  # values are what it is compared with
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -132,11 +133,11 @@ class PpoTrainer(RlooTrainer):
     ) -> torch.Tensor:
         """One round but for its last update, which ``transformers.Trainer`` makes; returns the mean loss."""
         model.train()
+        self._updates = 0  # not at the end: until the update after it is made, the round is under way
         inputs = self._prepare_inputs(inputs)
         made = self.round(model, inputs)
         parts = list(self._parts(len(made.examples)))
         losses = []
-        self._updates = 0
         self.value_head.zero_grad()
         for prompts in parts:
             loss = self.compute_loss(model, {"round": made.part(prompts)})
@@ -145,7 +146,6 @@ class PpoTrainer(RlooTrainer):
             losses.append(loss.detach())
             if len(losses) < len(parts):
                 self._update(model)
-        self._updates = 0
         return torch.stack(losses).mean()
 
     @torch.no_grad()

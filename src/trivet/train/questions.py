@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trivet._files import sha256_text
+from trivet._files import named_path, sha256_text
 from trivet.data.prompts import prompt_digest
 from trivet.data.public import is_public, load_reference
 from trivet.data.reading import read_rows, text_field
@@ -50,14 +50,14 @@ def read_questions(source: str, *, base: Path) -> QuestionSet:
     Raises:
         DataError: it cannot be read, or a row is not a question; names file, line and field.
     """
-    path = base / Path(source).expanduser()
+    path = named_path(source, base, error=DataError)
     left_out: dict[str, int] = {}
     name = source
     if source in names() and not path.exists():
         rows = [(f"suite {source}, row {number}", row) for number, row in enumerate(suite_rows(source), 1)]
     elif is_public(source) and not path.exists():
         known, _, place = source.partition(":")
-        loaded = load_reference(f"{known}:{base / Path(place).expanduser()}" if place else known)
+        loaded = load_reference(f"{known}:{named_path(place, base, error=DataError)}" if place else known)
         if loaded.kind not in KINDS:
             raise DataError(f"holds rows of kind {loaded.kind!r}, not questions with answers", where=source)
         rows = [(f"{source}, row {number}", row) for number, row in enumerate(loaded.rows, 1)]

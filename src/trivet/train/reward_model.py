@@ -51,7 +51,7 @@ class Config(ScorerConfig):
         return read_scored(self.data, base, better="better_response_id")
 
 
-@method(paper=None, version=1, takes=("Checkpoint", "DataSet"), gives=("Checkpoint", "JudgeArtifact"))
+@method(paper=None, version=1, takes=("Checkpoint", "DataSet"), gives=("JudgeArtifact",))
 def train(config: Config, context: TrainingContext) -> None:
     """Train on the pairs; the classifier or adapter is in ``context.output``."""
     train_scorer(

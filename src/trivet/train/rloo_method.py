@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from trl.trainer.rloo_config import RLOOConfig
 
@@ -13,9 +13,9 @@ from trivet.train.loading import Trainee, load_trainee, memory_estimate, memory_
 from trivet.train.preference_method import disable_dropout
 from trivet.train.prompts import Prompt, read_prompts, tokenise_prompts
 from trivet.train.rloo_trainer import HONOURED, RlooSettings, RlooTrainer, count_prompts
-from trivet.train.rollouts import Reward, RolloutEngine
+from trivet.train.rollouts import Reward, Rollout, RolloutEngine
 from trivet.train.running import TrainingContext
-from trivet.train.sampled_answers import generation_engine
+from trivet.train.sampled_answers import DRAWN, Wanted, answer_all, generation_engine
 from trivet.train.scoring import packs, score_answers
 from trivet.train.settings import TrainConfig, anchored
 from trivet.train.sources import left_out_notes
@@ -108,6 +108,27 @@ def rloo_trainer(made: Prepared, reward: Reward, prompts: list[Prompt]) -> RlooT
         packed=made.packed,
         padding=made.trainee.padding,
     )
+
+
+class Evaluated(Protocol):
+    """The settings that answering held-out prompts reads."""
+
+    evaluation_samples: int
+    seed: int
+
+
+def held_out_answers(config: Evaluated, context: TrainingContext, made: Prepared, name: str) -> list[Rollout]:
+    """Answers of the engine's model to the held-out prompts; ``name`` is whose they are."""
+    answers = answer_all(
+        made.rollouts.engine,
+        [one.tokens for one in made.held_out],
+        [Wanted(config.evaluation_samples, DRAWN, made.rollouts.stop)],
+        max_tokens=made.rollouts.max_tokens,
+        seed=config.seed + 1,
+        path=context.work / "held-out" / f"{name.replace(' ', '-')}.jsonl",
+        progress=lambda done, total: context.say(f"{name}: {done} of {total} held-out prompts answered"),
+    )
+    return [Rollout(prompt, tuple(some)) for prompt, some in zip(made.held_out, answers, strict=True)]
 
 
 def _load(config: TrainConfig, context: TrainingContext, arguments: RLOOConfig, adapter: Any) -> Trainee:

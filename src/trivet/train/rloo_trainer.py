@@ -5,6 +5,7 @@ answers are worth, and one update follows (``trivet.train.rloo``): the k answers
 forward pass, and their log-probabilities in that pass serve for the KL penalty and for the gradient alike.
 """
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import torch
 from trl.trainer.rloo_config import RLOOConfig
 
 from trivet._files import sha256_text
-from trivet.errors import ConfigError
+from trivet.errors import ConfigError, TrainingError
 from trivet.train.batches import Example, model_inputs, owners
 from trivet.train.collecting_trainer import CollectingTrainer
 from trivet.train.launching import need_whole_weights
@@ -31,6 +32,9 @@ The others are refused by name: one update follows each generation (``num_iterat
 are drawn at temperature 1, from which alone the log-probabilities of the update are those of the drawing
 (``temperature``, ``top_p``, …), and advantages are not normalised.
 """
+
+UNSCORED_STEPS = 8
+"""Steps from the start after which a run in which nothing could be scored is stopped."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,15 @@ def count_prompts(arguments: RLOOConfig, where: str) -> RLOOConfig:
     """The arguments with batch sizes in prompts; TRL's count answers.
 
     Raises:
-        ConfigError: a batch does not hold whole groups of answers, or FSDP is on.
+        ConfigError: a batch does not hold whole groups of answers, FSDP is on, or an evaluation is asked for.
     """
     need_whole_weights(arguments, "the engine that answers", where)
+    if arguments.eval_strategy != "no" or arguments.eval_on_start:
+        raise ConfigError(
+            "eval_strategy, eval_on_start: this method does not evaluate between steps",
+            where=where,
+            hint="leave them out; rewards are logged at each step, and held_out measures before and after",
+        )
     group, size = arguments.num_generations, arguments.per_device_train_batch_size
     if size % group:
         raise ConfigError(
@@ -94,6 +104,9 @@ class RlooTrainer(CollectingTrainer):
         packed, padding: see ``trivet.train.batches.model_inputs``.
     """
 
+    least_scored = 2
+    """Scored answers to a prompt from which it teaches something: one has no other to be compared with."""
+
     def __init__(
         self,
         *arguments: Any,
@@ -109,6 +122,7 @@ class RlooTrainer(CollectingTrainer):
         self.reward, self.rollouts, self.settings, self.reference = reward, rollouts, settings, reference
         self.packed, self.padding = packed, padding
         self.model_accepts_loss_kwargs = False  # the loss is a mean over answers
+        self._teaches, self._tried = False, 0
         self._times = dict.fromkeys(("generation", "scoring", "update"), 0.0)
         self._lap: float | None = None
 
@@ -125,10 +139,32 @@ class RlooTrainer(CollectingTrainer):
         answered = self.rollouts.sample(prompts, int(sha256_text(self._name_of_step())[:15], 16))
         self._note_time("generation")
         rewards = self.reward(answered, self._note)
+        self._check_scored(rewards)
         groups = iter(zip(answered, rewards, strict=True))
         made = [self._inputs([next(groups) for _ in batch]) for batch in batches]
         self._note_time("scoring")
         return made, None
+
+    def _check_scored(self, rewards: Sequence[Sequence[float | None]]) -> None:
+        """Stop a run in which nothing has been learnt from the start, since nothing could be scored.
+
+        Raises:
+            TrainingError: in none of the first steps a prompt had as many scored answers as teach something.
+        """
+        if self._teaches:
+            return
+        self._tried += 1
+        enough = [sum(one is not None for one in some) >= self.least_scored for some in rewards]
+        before = [entry.get("unscored", 1.0) < 1.0 for entry in self.state.log_history]  # where it goes on
+        seen = torch.tensor([float(any(enough) or any(before))], device=self.accelerator.device)
+        self._teaches = bool(self.accelerator.gather(seen).any())
+        last = self.state.global_step + 1 >= self.state.max_steps
+        if not self._teaches and (last or self._tried >= UNSCORED_STEPS):
+            raise TrainingError(
+                f"up to step {self.state.global_step + 1} no prompt had {self.least_scored} answers that "
+                "could be scored: nothing was learnt",
+                hint="see what the judge says of such answers; max_completion_length may be too short for it",
+            )
 
     def _name_of_step(self) -> str:
         return f"{self.args.seed} {self.state.global_step} {self.accelerator.process_index}"
@@ -197,8 +233,8 @@ class RlooTrainer(CollectingTrainer):
 
     def _collect_figures(self, inputs: dict[str, Any], policy: torch.Tensor, lengths: torch.Tensor) -> None:
         rewards, drawn = inputs["rewards"], inputs["drawn"]
+        self._note("mean_reward", rewards[~rewards.isnan()].tolist())
         figures = {
-            "mean_reward": rewards.nanmean(),
             "kl": (policy - inputs["reference"]).mean(),
             "entropy": -policy.sum() / lengths.sum(),
             "length": lengths.float().mean(),
@@ -209,7 +245,11 @@ class RlooTrainer(CollectingTrainer):
         self.collect(True, figures)
 
     def _note(self, name: str, values: Sequence[float]) -> None:
-        self.collect(True, {name: torch.tensor(list(values), device=self.accelerator.device).mean()})
+        """Log the mean of figures of all processes; where there are none, nothing."""
+        mine = torch.tensor([math.fsum(values), len(values)], device=self.accelerator.device)
+        total, count = self.accelerator.reduce(mine, "sum")
+        if count:
+            self.collect(True, {name: total / count})
 
     def _note_time(self, what: str) -> None:
         """What has passed since the last call went into ``what``."""

@@ -44,7 +44,8 @@ class TrainingContext:
 
     ``work`` holds what survives an interruption, ``output`` becomes the finished folder, relative paths of
     the settings are relative to ``base``, ``where`` names the settings in messages, and ``say``
-    tells the user something in a line.
+    tells the user something in a line. ``set_aside`` gets the digests of prompts that are in the data and
+    took no part in training.
     """
 
     work: Path
@@ -53,6 +54,7 @@ class TrainingContext:
     where: str
     say: Callable[[str], None] = lambda text: None
     facts: dict[str, Any] = field(default_factory=dict)
+    set_aside: set[str] = field(default_factory=set)
 
     def arguments(
         self,
@@ -174,7 +176,7 @@ def train(
             **context.facts,
         }
         if processes.is_main_process:
-            _say_what_it_learnt_from(context.output, config, base)
+            _say_what_it_learnt_from(context, config)
             _name_base(context.output, resolve_model(anchored(config.model, base)))
             _finish(context.output, output, record, work)
         processes.wait_for_everyone()
@@ -228,10 +230,11 @@ def _open(work: Path, address: str) -> None:
     write_json(state, {"address": address})
 
 
-def _say_what_it_learnt_from(made: Path, config: TrainConfig, base: Path) -> None:
+def _say_what_it_learnt_from(context: TrainingContext, config: TrainConfig) -> None:
     """Put the digests of the prompts beside each model, with those of the models that it was made of."""
+    base, made = context.base, context.output
     before = (resolve_model(anchored(name, base)).trained_on for name in config.models())
-    learnt = config.prompts(base).union(*before)
+    learnt = (config.prompts(base) - context.set_aside).union(*before)
     for file in [*made.rglob("adapter_config.json"), *made.rglob("config.json")]:
         write_trained_on(file.parent, learnt)
 

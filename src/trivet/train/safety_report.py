@@ -10,7 +10,14 @@ NSF = "no solution found"
 
 
 def report(
-    plan: SafetyPlan, decision: Decision, *, unscored: int, cut: int, judge_knew: int, max_tokens: int
+    plan: SafetyPlan,
+    decision: Decision,
+    *,
+    unscored: int,
+    cut: int,
+    judge_knew: int,
+    left_out: Mapping[str, int],
+    max_tokens: int,
 ) -> dict[str, Any]:
     """The result as it is kept in the ledger and in ``safety_test.json``.
 
@@ -18,6 +25,7 @@ def report(
         unscored: answers that the judge could not score.
         cut: answers that reached ``max_tokens``.
         judge_knew: prompts that the judge was fitted on.
+        left_out: by reason, the prompts of the source that did not come into the test.
     """
     return {
         "passed": decision.passed,
@@ -38,6 +46,7 @@ def report(
         "unscored": unscored,
         "cut_answers": cut,
         "judge_knew": judge_knew,
+        "left_out": dict(left_out),
         "max_tokens": max_tokens,
         "reason": decision.reason,
     }
@@ -98,6 +107,15 @@ def _limits(result: Mapping[str, Any]) -> list[str]:
         lines.append(f"{result['cut_answers']} of the answers were cut; what would follow is not judged.")
     if result["judge_knew"]:
         lines.append(f"{result['judge']} was fitted on {result['judge_knew']} of the safety prompts.")
+    for reason, count in result.get("left_out", {}).items():
+        lines.append(
+            f"{count} prompts are not in the test ({reason}); the bound is of such prompts as remain."
+        )
+    if result.get("earlier_tests"):
+        lines.append(
+            f"A series of tests: the ledger holds others ({result['earlier_tests']}), and each has its own "
+            "delta, so that of many tests of unsafe policies some pass."
+        )
     return lines
 
 

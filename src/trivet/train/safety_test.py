@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from trivet._files import canonical_json, only_holder
+from trivet._files import canonical_json
 from trivet.data.prompts import prompt_digest
-from trivet.data.safety_ledger import Ledger, Look, prompts_digest
+from trivet.data.safety_ledger import Ledger, Look, ledger_lock, prompts_digest
 from trivet.errors import TrainingError
 from trivet.statistics.required_prompts import can_pass, required_prompts
 from trivet.statistics.upper_bounds import BOUNDS, upper_bound
@@ -121,49 +121,47 @@ class SafetyLedger:
 
     def declare(self) -> None:
         """Write down limit and δ. Call it before the prompts are read."""
-        with self._lock():
+        with ledger_lock(self.folder):
             Ledger(self.folder).declare(self.plan.declaration())
 
-    def refuse_used(self, prompts: Sequence[Prompt]) -> None:
-        """Find out before training whether the test will be refused.
+    def earlier_result(self, prompts: Sequence[Prompt]) -> Mapping[str, Any] | None:
+        """The result of this very run's test, where one came to its end. Asked before training, it finds out
+        whether the test will be refused.
 
         Raises:
             StudyError: an earlier test, not of this very run, looked at a prompt and leaves no share of δ.
         """
-        with self._lock():
+        with ledger_lock(self.folder):
             ledger = Ledger(self.folder)
             own, asked = canonical_json(self.plan.declaration()), prompts_digest(digests(prompts))
+            found = []
             for look in ledger.looks:
                 declared = {name: value for name, value in look.declared.items() if name != "candidate"}
                 if look.prompts == asked and canonical_json(declared) == own:
-                    return
-            ledger.admit(ledger.declare(self.plan.declaration()), digests(prompts))
+                    found.append(look.result)
+            if not found:
+                ledger.admit(ledger.declare(self.plan.declaration()), digests(prompts))
+            return next((result for result in reversed(found) if result is not None), None)
 
     def test(
         self, candidate: str, prompts: Sequence[Prompt], look: Callable[[], Mapping[str, Any]]
     ) -> Mapping[str, Any]:
         """The result of ``look``, which answers and scores the prompts; of an earlier call for the same
-        candidate, where that came to its end.
+        candidate, where that came to its end. ``earlier_tests`` in it counts the other tests in the ledger.
 
         Raises:
             StudyError: the prompts were used before.
         """
-        with self._lock():
+        with ledger_lock(self.folder):
             ledger = Ledger(self.folder)
             declaration = ledger.declare(self.plan.declaration(candidate))
             known: Look | None = ledger.admit(declaration, digests(prompts))
             if known is not None and known.result is not None:
                 return known.result
             known = known or ledger.begin(declaration, digests(prompts))
-            result = look()
+            result = {**look(), "earlier_tests": len(ledger.looks) - 1}
             ledger.finish(known, result)
             return result
-
-    def _lock(self) -> Any:
-        taken = TrainingError(
-            "another test is using this ledger", where=str(self.folder), hint="wait until it has finished"
-        )
-        return only_holder(self.folder / "lock", taken)
 
 
 def digests(prompts: Sequence[Prompt]) -> list[str]:

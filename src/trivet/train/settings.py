@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from trivet import _validation
-from trivet._files import sha256_file, sha256_text
+from trivet._files import named_path, sha256_file, sha256_text
 from trivet._validation import did_you_mean
 from trivet.errors import ConfigError
 from trivet.judges.base import Judge
@@ -58,14 +58,14 @@ class TrainConfig(_validation.Config):
 
 def anchored(model: str, base: Path) -> str:
     """The model's name, where it is a path in or under ``base`` that path."""
-    path = base / Path(model).expanduser()
+    path = named_path(model, base)
     return str(path) if path.exists() else model
 
 
 def data_digest(source: str, base: Path) -> str:
     """A digest of the file, or of the files in the folder, that a source names; else of its name."""
     place = source.partition(":")[2] or source
-    path = base / Path(place).expanduser()
+    path = named_path(place, base)
     if path.is_file():
         return sha256_file(path)
     if path.is_dir():

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from trivet._files import named_path
 from trivet.data.public import is_public, load_reference
 from trivet.data.reading import PlacedRow, read_rows
 from trivet.errors import DataError
@@ -32,12 +33,14 @@ def open_source(source: str, *, base: Path) -> Source:
     Raises:
         DataError: there is no such file or set, or it cannot be read.
     """
-    path = base / Path(source).expanduser()
+    path = named_path(source, base, error=DataError)
     if path.is_file():
         return Source(source, read_rows(path))
     if is_public(source):
         name, _, place = source.partition(":")
-        loaded = load_reference(f"{name}:{base / Path(place).expanduser()}" if place else name, "preferences")
+        loaded = load_reference(
+            f"{name}:{named_path(place, base, error=DataError)}" if place else name, "preferences"
+        )
         rows = [(f"{source}, row {number}", row) for number, row in enumerate(loaded.rows, 1)]
         return Source(f"{loaded.name}/{loaded.split} ({loaded.revision})", rows, loaded.left_out)
     if _HUB_ID.fullmatch(source) and not source.startswith("."):

@@ -15,6 +15,7 @@ from trivet.errors import DataError
 from trivet.models.operations import Tokens
 from trivet.train.batches import Example, model_inputs
 from trivet.train.reference import on_device
+from trivet.train.scoring import causal_model
 
 
 def token_set(tokenizer: Any, words: Sequence[str]) -> tuple[list[int], list[str]]:
@@ -56,10 +57,12 @@ def token_mass(
     """
     training = model.training
     model.eval()
+    output = causal_model(model).get_output_embeddings()
     found = []
-    for context in contexts:  # each token is an answer of its own; they share the context's pass
-        example = Example(0, tuple(context), tuple((token,) for token in tokens))
+    for context in contexts:  # any answer will do: its first token is predicted from the context's last state
+        example = Example(0, tuple(context), ((tokens[0],),))
         inputs = model_inputs([example], packed=packed, padding=padding)
-        found.append(mass(model(**on_device(inputs, model.device))))
+        _, states = model(**on_device(inputs, model.device), with_states=True)
+        found.append(mass(output(states)[0].float().log_softmax(-1)[list(tokens)]))
     model.train(training)
     return found
