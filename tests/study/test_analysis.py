@@ -330,6 +330,7 @@ def _family(runs, seed, **world):
     return p, float(np.mean(claims)), float(np.mean(paired_claims))
 
 
+@pytest.mark.slow
 def test_intervals_cover_quick():
     legs, differences = _coverage(100, seed=10)
     for share in [*legs.values(), *differences.values()]:

@@ -78,6 +78,7 @@ def told(journal: Path) -> list[tuple[str, str, int]]:
     return [(e["key"], e["output"]["completion"], e["output"]["metadata"]["seed"]) for e in entries]
 
 
+@pytest.mark.slow
 def test_answers_after_a_replayed_one_keep_their_seeds(study, tmp_path):
     """Killed after the first turn and gone on, a conversation is the one that it would have been."""
     run(study("turns"), tmp_path / "whole")

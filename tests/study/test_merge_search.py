@@ -135,6 +135,7 @@ def _recipe(recipe: Path, weights: list[float]) -> str:
     return yaml.safe_dump(content)
 
 
+@pytest.mark.slow
 def test_every_trial_is_kept_with_legs_costs_and_address(write_search, tmp_path):
     results = run(write_search())
     kept = json.loads((tmp_path / "store/searches/search.json").read_text())
@@ -346,6 +347,7 @@ def test_one_expert_or_slices_cannot_be_searched(write_search, models):
 
 
 @pytest.mark.parametrize("method", ["linear", "rewarded_soup"])
+@pytest.mark.slow
 def test_the_reference_may_be_an_expert_where_the_method_has_no_base(write_search, models, method):
     path = write_search(
         {"merge_method": method, "base_model": ..., "tokenizer_source": ...},

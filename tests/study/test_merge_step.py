@@ -176,6 +176,7 @@ class TestRun:
 
         assert "objects/" not in read_eval_log(str(log)).model_dump_json()
 
+    @pytest.mark.slow
     def test_gc_keeps_it_as_long_as_the_study_stands_on_it(self, merging, store):
         run(merging(), store)
         assert Store(store).gc() == []
@@ -200,6 +201,7 @@ class TestRun:
 
 
 class TestFailures:
+    @pytest.mark.slow
     def test_a_merge_that_fails_is_a_failed_step_and_the_others_go_on(self, merging, store, tmp_path):
         file = tmp_path / "models/two/model.safetensors"
         tensors = load_file(file)

@@ -19,6 +19,7 @@ from trivet.study.systems import read_system
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 
+@pytest.mark.slow
 def test_a_step_starts_from_what_another_system_makes(
     training: Callable[..., Path], store: Path, tmp_path: Path
 ) -> None:

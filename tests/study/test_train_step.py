@@ -75,6 +75,7 @@ def test_interrupted_it_goes_on_after_the_last_checkpoint(
     assert steps == [0, 1, "killed", 2, 3] and len(trained(store)) == 1
 
 
+@pytest.mark.slow
 def test_a_plan_trains_nothing_and_lists_what_needs_training(
     training: Callable[..., Path], store: Path, tmp_path: Path
 ) -> None:
@@ -173,6 +174,7 @@ def test_a_model_beside_it_is_refused(training: Callable[..., Path], tmp_path: P
         load_study(study)
 
 
+@pytest.mark.slow
 def test_no_solution_is_one_message_and_is_not_trained_again(
     training: Callable[..., Path], store: Path, tmp_path: Path
 ) -> None:

@@ -86,8 +86,9 @@ def prepared(
     with generation_engine(model, str(arguments.device)) as engine:
         length = engine.capabilities.context_length or 2**20
         kept, dropped = tokenise_prompts(trained, trainee.tokenizer, room=room, context_length=length)
-        apart, _ = tokenise_prompts(held_out, trainee.tokenizer, room=room, context_length=length)
+        apart, lost = tokenise_prompts(held_out, trainee.tokenizer, room=room, context_length=length)
         notes += [f"{count} prompts dropped: {reason}" for reason, count in dropped.items()]
+        notes += [f"{count} held-out prompts dropped: {reason}" for reason, count in lost.items()]
         context.tell(notes)
         _tell_memory(context, trainee, arguments, [len(one.tokens) + group * room for one in kept], reference)
         rollouts = RolloutEngine(engine, count=group, max_tokens=room, stop=stop)
