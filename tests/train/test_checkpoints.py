@@ -93,6 +93,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 
 @pytest.mark.parametrize("adapter", [None, {"r": 2, "lora_dropout": 0.1, "target_modules": ["q_proj"]}])
 @pytest.mark.parametrize("step", [1, 3, 5])
+@pytest.mark.slow
 def test_resumed_weights_are_equal_bit_by_bit(
     write_settings: Callable[..., Path],
     tmp_path: Path,

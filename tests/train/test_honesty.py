@@ -76,6 +76,7 @@ def test_a_run_makes_a_model_and_measures_it(
     assert "2312.07000" in (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_asks_nothing_again_and_ends_alike(
     settings: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

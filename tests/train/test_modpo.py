@@ -125,6 +125,7 @@ def test_weight_1_is_dpo_and_needs_no_margin(write_settings: Callable[..., Path]
     assert equal(weights(tmp_path / "modpo"), weights(tmp_path / "dpo"))
 
 
+@pytest.mark.slow
 def test_an_adapter_that_dpo_made_is_a_margin(
     write_settings: Callable[..., Path], tmp_path: Path, tiny_model_folder: Path
 ) -> None:
@@ -207,6 +208,7 @@ def test_the_first_loss_is_that_of_the_margins(
 FRONT = {"adapter": LORA, "margins": SHORT, "weights": [[0.2, 0.8], {"short": 0.5, "preference": 0.5}]}
 
 
+@pytest.mark.slow
 def test_a_front_has_the_adapters_of_its_runs_apart(
     write_settings: Callable[..., Path], tmp_path: Path, tiny_model_folder: Path
 ) -> None:

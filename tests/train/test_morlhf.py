@@ -205,6 +205,7 @@ def test_sampled_steps_reach_the_optimum_of_each_weight() -> None:
     assert differences == sorted(differences)
 
 
+@pytest.mark.slow
 def test_a_single_weight_is_plain_rloo_on_that_reward(settings: Callable[..., Path], tmp_path: Path) -> None:
     from trivet._validation import read_yaml, validate
     from trivet.train.morlhf import Config
@@ -229,6 +230,7 @@ def test_a_single_weight_is_plain_rloo_on_that_reward(settings: Callable[..., Pa
 FRONT = {"weights": [[0.2, 0.8], {"short": 0.5, "letters": 0.5}], "held_out": 3}
 
 
+@pytest.mark.slow
 def test_a_front_has_the_adapters_of_its_runs_apart(settings: Callable[..., Path], tmp_path: Path) -> None:
     few = {"max_steps": 2, "save_steps": 10}
     done = train("morlhf", settings(**FRONT, trainer=few), tmp_path / "front")
@@ -270,6 +272,7 @@ def test_an_interrupted_front_ends_with_the_same_adapters(
         assert equal(*(weights(tmp_path / folder / name) for folder in ("whole", "resumed")))
 
 
+@pytest.mark.slow
 def test_full_weights_resume_bit_by_bit(
     settings: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -227,6 +227,7 @@ def test_a_bad_update_in_the_middle_of_a_round_leaves_the_checkpoint_before_it(
     assert equal(weights(tmp_path / "whole"), weights(tmp_path / "bad"))
 
 
+@pytest.mark.slow
 def test_a_bad_gradient_of_the_last_update_keeps_no_state_of_within_a_round(
     direct_settings: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

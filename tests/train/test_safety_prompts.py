@@ -27,6 +27,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.slow
 def test_prompts_that_were_tested_are_refused_before_training(
     constrained_settings: Callable[..., Path], tmp_path: Path
 ) -> None:
