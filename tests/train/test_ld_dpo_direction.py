@@ -15,7 +15,7 @@ from trivet.systems import System
 from trivet.systems.answers_file import answer_all, read_questions
 from trivet.train.running import train
 
-TRAINED, HELD_OUT, PROMPTS, MOST_TOKENS = 160, 60, 60, 160
+TRAINED, HELD_OUT, PROMPTS, MOST_TOKENS = 112, 40, 48, 96
 
 
 def of(pair: dict[str, Any], side: str) -> str:
@@ -31,7 +31,7 @@ def length_biased_pairs(folder: Path, count: int) -> list[dict[str, Any]]:
     biased = [
         {side: pair[side] for side in ("prompt", "chosen", "rejected")}
         for pair in load_public("hh_single_turn", folder, split="train").rows
-        if 1.5 * len(of(pair, "rejected")) < len(of(pair, "chosen")) < 400
+        if 1.5 * len(of(pair, "rejected")) < len(of(pair, "chosen")) < 300
     ]
     return random.Random(0).sample(biased, count)
 
