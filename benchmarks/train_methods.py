@@ -3,8 +3,7 @@
 Each run is a rank-8 adapter with the settings below, on rows of hh-single-turn, TruthfulQA and the suite
 ``honest`` (data from ``TRIVET_DATA``); the reward model made first is the judge of those that need one
 besides the shipped head. The figures are those of the model cards, with their intervals. DPO, MODPO and soups
-are in ``examples/front.yaml``, LD-DPO and the rule Absolute in tests (``test_ld_dpo_direction.py``,
-``test_honesty.py``), the three arms of direct RLHF in ``examples/direct_rlhf.yaml``.
+are in ``examples/front.yaml``, LD-DPO in ``train_length``, the rule Absolute in ``test_honesty.py``.
 
 At the end the arms of direct RLHF are compared: the model as it was, fine-tuned, and after reinforcement
 learning by RLOO and by PPO. 60 prompts that none of them saw are answered and scored by the judge that

@@ -29,15 +29,21 @@ EXAMPLES |= {
     "weights": [0.5, 0.5],
     "margins": {"short": {"length": "tokens"}},
     "pairs": {"other": "rows.jsonl"},
+    "rewards": {"first": "refusal", "second": "refusal_string_match"},
+    "reward": "refusal",
+    "cost": "refusal",
+    "limit": 0.3,
+    "safety": 10,
 }
 """Values for keys that have no default, by the key's name."""
 
 SMALL: dict[str, Any] = {
+    "train/high_confidence_rlhf": {"held_out": 5},
     "decode/deal": {"candidates": 3, "lookahead": 2, "heuristic_weight": 5.0},
     # The judge of this suite scores by length: 40 characters are as good as it gets.
     "decode/rain": {"searches": 8, "least_searches": 4, "min_visits": 2, "judge_high": 40.0},
 }
-"""Settings for a search that takes no longer than the other methods."""
+"""Settings for a search that takes no longer than the other methods, and what one key of several needs."""
 
 DETERMINISTIC = {"decode/deal"}
 """They search and do not draw: temperature and seed play no part."""

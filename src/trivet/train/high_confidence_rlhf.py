@@ -68,9 +68,9 @@ class Config(TrainConfig):
     reward: JudgeSpec = Field(description="judge of what is wanted; larger is better")
     cost: JudgeSpec = Field(description="judge that the cost is made of")
     cost_labels: tuple[str, ...] = Field((), description="labels that cost 1; all others cost 0")
-    cost_low: float | None = Field(None, allow_inf_nan=False, description="the judge's value that costs 0")
-    cost_high: float | None = Field(None, allow_inf_nan=False, description="the judge's value that costs 1")
-    limit: float = Field(allow_inf_nan=False, description="of the mean cost (tau)")
+    cost_low: float | None = Field(None, ge=-1e6, le=1e6, description="the judge's value that costs 0")
+    cost_high: float | None = Field(None, ge=-1e6, le=1e6, description="the judge's value that costs 1")
+    limit: float = Field(ge=-1e6, le=1e6, description="of the mean cost (tau)")
     delta: float = Field(
         0.1, gt=0, lt=0.5, description="greatest chance of returning a policy above the limit"
     )
