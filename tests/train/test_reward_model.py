@@ -11,6 +11,7 @@ import torch
 from tests.train.conftest import cpu_arguments, make_pairs
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from trivet.data.public import load_public
 from trivet.errors import DataError, TrivetError
 from trivet.models.classifiers import load_classifier
 from trivet.models.names import resolve_model
@@ -278,3 +279,37 @@ def test_a_pair_that_is_too_long_is_dropped_and_not_cut(tiny_model_folder: Path)
     assert 0 < len(kept) < 8 and not tokenised.cut
     assert sum(tokenised.dropped.values()) == 8 - len(kept)
     assert all(isinstance(one, ScoredPair) for one in kept)
+
+
+@pytest.mark.full
+@pytest.mark.model
+@pytest.mark.timeout(1800)
+@pytest.mark.filterwarnings("ignore:Could not find a config file")  # PEFT asks the hub, which tests do not
+def test_on_real_pairs_it_prefers_the_right_answer_more_often_than_chance(
+    embedded_model: str, tmp_path: Path, real_data: Path
+) -> None:
+    """Accuracy on held-out short pairs, and the whole of its interval above one half."""
+    pairs = load_public("hh_single_turn", real_data / "hh-single-turn", split="train_w2s").rows
+    short = [
+        {side: pair[side] for side in ("prompt", "chosen", "rejected")}
+        for pair in pairs
+        if max(len(pair[side][-1]["content"]) for side in ("prompt", "chosen", "rejected")) < 200
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in short))
+    settings = {
+        "model": embedded_model,
+        "data": str(tmp_path / "pairs.jsonl"),
+        "held_out": 200,
+        "adapter": {"r": 8, "lora_alpha": 16},
+        "seed": 1,
+        "trainer": {
+            "learning_rate": 5e-4,
+            "lr_scheduler_type": "cosine",
+            "max_steps": 40,
+            "per_device_train_batch_size": 8,
+        },
+    }
+    metrics = train("reward_model", settings, tmp_path / "reward", say=print).record["metrics"]
+    print(metrics)
+    low, high = metrics["held-out accuracy, 95 % interval"]
+    assert 0.5 < low < metrics["held-out accuracy"] < high
