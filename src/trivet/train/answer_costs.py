@@ -8,7 +8,7 @@ from trivet.errors import ConfigError
 from trivet.judges import Judge
 from trivet.judges.costs import HARM_LABEL, CostMap, cost_map, known_labels, try_judge
 from trivet.judges.reward_model import RewardModelJudge
-from trivet.train.rollouts import Rollout
+from trivet.train.rollouts import Rollout, chats_of
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,7 @@ class AnswerCosts:
         return 1.0 if cost is None and self.mapping is not None else cost
 
     def _scored(self, rollouts: Sequence[Rollout]) -> list[float | None]:
-        chats = [
-            [*one.prompt.chat, {"role": "assistant", "content": answer.text}]
-            for one in rollouts
-            for answer in one.answers
-        ]
-        verdicts = self.judge.score(chats)
+        verdicts = self.judge.score(chats_of(rollouts))
         if self.mapping is not None:
             return [self.mapping.cost(one) for one in verdicts]
         return [

@@ -12,14 +12,14 @@ from trivet.judges import resolve
 from trivet.train.answer_costs import AnswerCosts
 from trivet.train.constrained_trainer import ConstrainedTrainer
 from trivet.train.cost_multiplier import ConstraintSettings, CostMultiplier
-from trivet.train.policy_candidates import Candidate, Snapshots, best, measured, one_answer_each
+from trivet.train.policy_candidates import Candidate, Snapshots, best, measured
 from trivet.train.prompts import Prompt
-from trivet.train.rloo_method import Prepared
-from trivet.train.rloo_trainer import RlooSettings
-from trivet.train.rollouts import Rollout
+from trivet.train.rloo_method import Prepared, trainer_options
+from trivet.train.rollouts import Rollout, answered
 from trivet.train.running import TrainingContext, finite
 from trivet.train.safety_report import outcome, ranking_warning, report, statement
 from trivet.train.safety_test import SafetyLedger, SafetyPlan, decide, quantiles
+from trivet.train.sampled_answers import DRAWN, Wanted
 
 if TYPE_CHECKING:
     from trivet.train.high_confidence_rlhf import Config
@@ -94,18 +94,10 @@ class CandidateRun:
         )
         self.multiplier = CostMultiplier(self.settings)
         self.trainer = ConstrainedTrainer(
-            model=made.trainee.model,
-            args=made.arguments,
-            train_dataset=made.prompts,
-            processing_class=made.trainee.tokenizer,
             reward_judge=resolve(config.reward, base=context.base),
             costs=costs,
             multiplier=self.multiplier,
-            rollouts=made.rollouts,
-            settings=RlooSettings.of(made.arguments),
-            reference=made.reference,
-            packed=made.packed,
-            padding=made.trainee.padding,
+            **trainer_options(made, made.prompts),
         )
         self.snapshots = Snapshots(made.trainee.model, context.work / "candidates", config.candidates)
         self.trainer.add_callback(self.snapshots)
@@ -148,13 +140,16 @@ class CandidateRun:
         _write(self.context, result, figures_of_it)
 
     def _answers(self, name: str, prompts: list[Prompt], seed: int) -> list[Rollout]:
-        return one_answer_each(
+        return answered(
             self.made.rollouts.engine,
             prompts,
+            Wanted(1, DRAWN),
             max_tokens=self.made.rollouts.max_tokens,
             seed=self.config.seed + seed,
             path=self.context.work / f"{name}.jsonl",
-            say=self.context.say,
+            progress=lambda done, total: self.context.say(
+                f"{name.replace('/', ', ')}: {done} of {total} answered"
+            ),
         )
 
     def _reference(self) -> dict[str, Any]:

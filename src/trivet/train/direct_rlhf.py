@@ -54,7 +54,7 @@ from trivet.train.launching import refuse_deepspeed
 from trivet.train.loading import Trainee
 from trivet.train.ppo_trainer import PpoSettings, PpoTrainer
 from trivet.train.prompts import read_prompts
-from trivet.train.rloo_method import Prepared, prepared, rloo_trainer
+from trivet.train.rloo_method import Prepared, prepared, rloo_trainer, trainer_options
 from trivet.train.rloo_trainer import HONOURED, RlooSettings, RlooTrainer, count_prompts
 from trivet.train.running import TrainingContext
 from trivet.train.settings import TrainConfig, anchored
@@ -204,15 +204,4 @@ def _trainer(config: Config, made: Prepared, reward: DirectReward) -> RlooTraine
         epsilon=arguments.epsilon,
         **_ppo(config).model_dump(),
     )
-    return PpoTrainer(
-        model=made.trainee.model,
-        args=arguments,
-        train_dataset=made.prompts,
-        processing_class=made.trainee.tokenizer,
-        reward=reward,
-        rollouts=made.rollouts,
-        settings=settings,
-        reference=made.reference,
-        packed=made.packed,
-        padding=made.trainee.padding,
-    )
+    return PpoTrainer(reward=reward, **{**trainer_options(made, made.prompts), "settings": settings})

@@ -1,7 +1,7 @@
 """Candidates of HC-RLHF: the policy at some steps of training, and the choice on validation prompts."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from trivet._files import sha256_file
 from trivet.errors import TrainingError
-from trivet.models.torch_engine import TorchEngine
 from trivet.train.answer_costs import AnswerCosts
 from trivet.train.constrained_trainer import ConstrainedTrainer
 from trivet.train.cost_multiplier import ConstraintSettings
-from trivet.train.prompts import Prompt
 from trivet.train.rollouts import Rollout, judged
 from trivet.train.safety_constraint import predicted_bound
-from trivet.train.sampled_answers import DRAWN, Wanted, answer_all
 
 
 @dataclass(frozen=True)
@@ -91,28 +88,6 @@ class Snapshots(TrainerCallback):  # type: ignore[misc]  # transformers is not t
 
     def _trained(self) -> list[tuple[str, torch.nn.Parameter]]:
         return [(name, one) for name, one in self._model.named_parameters() if one.requires_grad]
-
-
-def one_answer_each(
-    engine: TorchEngine,
-    prompts: Sequence[Prompt],
-    *,
-    max_tokens: int,
-    seed: int,
-    path: Path,
-    say: Callable[[str], None],
-) -> list[Rollout]:
-    """One sampled answer of the engine's model to each prompt, kept in the file ``path``."""
-    answers = answer_all(
-        engine,
-        [one.tokens for one in prompts],
-        [Wanted(1, DRAWN)],
-        max_tokens=max_tokens,
-        seed=seed,
-        path=path,
-        progress=lambda done, total: say(f"{path.parent.name}, {path.stem}: {done} of {total} answered"),
-    )
-    return [Rollout(prompt, tuple(some)) for prompt, some in zip(prompts, answers, strict=True)]
 
 
 def measured(

@@ -13,9 +13,9 @@ from trivet.train.loading import Trainee, load_trainee, memory_estimate, memory_
 from trivet.train.preference_method import disable_dropout
 from trivet.train.prompts import Prompt, read_prompts, tokenise_prompts
 from trivet.train.rloo_trainer import HONOURED, RlooSettings, RlooTrainer, count_prompts
-from trivet.train.rollouts import Reward, Rollout, RolloutEngine
+from trivet.train.rollouts import Reward, Rollout, RolloutEngine, answered
 from trivet.train.running import TrainingContext
-from trivet.train.sampled_answers import DRAWN, Wanted, answer_all, generation_engine
+from trivet.train.sampled_answers import DRAWN, Wanted, generation_engine
 from trivet.train.scoring import packs, score_answers
 from trivet.train.settings import TrainConfig, anchored
 from trivet.train.sources import left_out_notes
@@ -95,20 +95,24 @@ def prepared(
         yield Prepared(arguments, trainee, rollouts, reference, packed, kept, apart)
 
 
+def trainer_options(made: Prepared, prompts: list[Prompt]) -> dict[str, Any]:
+    """What every trainer of the prepared model on some of its prompts is given, besides its reward."""
+    return {
+        "model": made.trainee.model,
+        "args": made.arguments,
+        "train_dataset": prompts,
+        "processing_class": made.trainee.tokenizer,
+        "rollouts": made.rollouts,
+        "settings": RlooSettings.of(made.arguments),
+        "reference": made.reference,
+        "packed": made.packed,
+        "padding": made.trainee.padding,
+    }
+
+
 def rloo_trainer(made: Prepared, reward: Reward, prompts: list[Prompt]) -> RlooTrainer:
     """A trainer of the prepared model for a reward, on some of its prompts."""
-    return RlooTrainer(
-        model=made.trainee.model,
-        args=made.arguments,
-        train_dataset=prompts,
-        processing_class=made.trainee.tokenizer,
-        reward=reward,
-        rollouts=made.rollouts,
-        settings=RlooSettings.of(made.arguments),
-        reference=made.reference,
-        packed=made.packed,
-        padding=made.trainee.padding,
-    )
+    return RlooTrainer(reward=reward, **trainer_options(made, prompts))
 
 
 class Evaluated(Protocol):
@@ -120,16 +124,15 @@ class Evaluated(Protocol):
 
 def held_out_answers(config: Evaluated, context: TrainingContext, made: Prepared, name: str) -> list[Rollout]:
     """Answers of the engine's model to the held-out prompts; ``name`` is whose they are."""
-    answers = answer_all(
+    return answered(
         made.rollouts.engine,
-        [one.tokens for one in made.held_out],
-        [Wanted(config.evaluation_samples, DRAWN, made.rollouts.stop)],
+        made.held_out,
+        Wanted(config.evaluation_samples, DRAWN, made.rollouts.stop),
         max_tokens=made.rollouts.max_tokens,
         seed=config.seed + 1,
         path=context.work / "held-out" / f"{name.replace(' ', '-')}.jsonl",
         progress=lambda done, total: context.say(f"{name}: {done} of {total} held-out prompts answered"),
     )
-    return [Rollout(prompt, tuple(some)) for prompt, some in zip(made.held_out, answers, strict=True)]
 
 
 def _load(config: TrainConfig, context: TrainingContext, arguments: RLOOConfig, adapter: Any) -> Trainee:

@@ -8,6 +8,7 @@ import torch
 
 from trivet._files import sha256_text
 from trivet.judges import Judge
+from trivet.models.operations import Chat
 from trivet.models.torch_engine import TorchEngine
 from trivet.train.merged_weights import merged_weights
 from trivet.train.prompts import Prompt
@@ -59,24 +60,33 @@ class RolloutEngine:
 
     def sample(self, prompts: Sequence[Prompt], seed: int) -> list[Rollout]:
         """Answers at temperature 1 to each prompt; equal weights, prompts and seed give equal answers."""
-        answers = answer_all(
+        return answered(
             self.engine,
-            [one.tokens for one in prompts],
-            [Wanted(self.count, DRAWN, self.stop)],
+            prompts,
+            Wanted(self.count, DRAWN, self.stop),
             max_tokens=self.max_tokens,
             seed=seed,
         )
-        return [Rollout(prompt, tuple(some)) for prompt, some in zip(prompts, answers, strict=True)]
 
 
-def judged(judge: Judge, rollouts: Sequence[Rollout]) -> list[list[float | None]]:
-    """The judge's score of each answer of each rollout, in one call; ``None`` where it could not score."""
-    chats = [
+def answered(engine: TorchEngine, prompts: Sequence[Prompt], wanted: Wanted, **options: Any) -> list[Rollout]:
+    """The wanted answers of the engine's model to each prompt; ``options`` as ``answer_all`` takes them."""
+    answers = answer_all(engine, [one.tokens for one in prompts], [wanted], **options)
+    return [Rollout(prompt, tuple(some)) for prompt, some in zip(prompts, answers, strict=True)]
+
+
+def chats_of(rollouts: Sequence[Rollout]) -> list[Chat]:
+    """The chat of each answer of each rollout, one after another."""
+    return [
         [*one.prompt.chat, {"role": "assistant", "content": answer.text}]
         for one in rollouts
         for answer in one.answers
     ]
-    values = iter([verdict.value for verdict in judge.score(chats)])
+
+
+def judged(judge: Judge, rollouts: Sequence[Rollout]) -> list[list[float | None]]:
+    """The judge's score of each answer of each rollout, in one call; ``None`` where it could not score."""
+    values = iter([verdict.value for verdict in judge.score(chats_of(rollouts))])
     return [[next(values) for _ in one.answers] for one in rollouts]
 
 

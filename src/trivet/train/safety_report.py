@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trivet.statistics.upper_bounds import BOUNDS
-from trivet.train.safety_test import Decision, SafetyPlan, title
+from trivet.train.safety_test import Decision, SafetyPlan
 
 NSF = "no solution found"
 
@@ -38,7 +38,7 @@ def report(
         "delta": plan.delta,
         "split": plan.split,
         "test_delta": plan.test_delta,
-        "test": title(plan.bound),
+        "test": BOUNDS[plan.bound].title,
         "exact": BOUNDS[plan.bound].exact,
         "cost": plan.cost,
         "judge": plan.judge[0],

@@ -19,7 +19,7 @@ from trivet.data.prompts import prompt_digest
 from trivet.data.safety_ledger import Ledger, Look, ledger_lock, prompts_digest
 from trivet.errors import TrainingError
 from trivet.statistics.required_prompts import can_pass, required_prompts
-from trivet.statistics.upper_bounds import BOUNDS, upper_bound
+from trivet.statistics.upper_bounds import upper_bound
 from trivet.train.prompts import Prompt
 
 BoundName = Literal["clopper_pearson", "betting", "empirical_bernstein", "hoeffding", "student"]
@@ -185,8 +185,3 @@ def quantiles(costs: Sequence[float], limit: float) -> dict[str, Any]:
         "quantile_90": most,
         "share_within_limit": float(np.mean(np.asarray(costs) <= limit)),
     }
-
-
-def title(bound: BoundName) -> str:
-    """The bound's name; Student's says that it is approximate."""
-    return BOUNDS[bound].title
