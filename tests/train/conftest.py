@@ -13,6 +13,16 @@ from tests.train.constrained_runs import write_prompts
 import trivet.judges.resolve  # noqa: F401  # a module that the name of a function hides
 
 WORDS = ("red", "blue", "green", "honest", "helpful", "harmless", "river", "capital", "France", "Seine")
+SHORT_REINFORCEMENT = {
+    "max_steps": 4,
+    "save_steps": 2,
+    "num_generations": 3,
+    "per_device_train_batch_size": 6,
+    "max_completion_length": 6,
+    "learning_rate": 3e-3,
+    "beta": 0.1,
+}
+"""Fields of a trainer that learns from rewards, for a run of a few seconds."""
 
 
 def make_pairs(count: int) -> list[dict[str, Any]]:
@@ -151,16 +161,7 @@ def constrained_settings(
             "buffer": 16,
             "adapter": {"r": 4, "target_modules": ["q_proj", "up_proj"]},
             "seed": 3,
-            "trainer": {
-                "max_steps": 4,
-                "save_steps": 2,
-                "num_generations": 3,
-                "per_device_train_batch_size": 6,
-                "max_completion_length": 6,
-                "learning_rate": 3e-3,
-                "beta": 0.1,
-                **(trainer or {}),
-            },
+            "trainer": {**SHORT_REINFORCEMENT, **(trainer or {})},
             **changes,
         }
         path = tmp_path / "settings.yaml"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from tests.train.conftest import SHORT_REINFORCEMENT
 from tests.train.letter_judge import LetterJudge, letters
 from tests.train.test_checkpoints import equal, stop_after, weights
 from tests.train.test_dpo import load, noisy
@@ -90,16 +91,7 @@ def settings(tmp_path: Path, tiny_model_folder: Path) -> Callable[..., Path]:
             "rewards": {"letters": "letters", "short": "short"},
             "adapter": LORA,
             "seed": 3,
-            "trainer": {
-                "max_steps": 4,
-                "save_steps": 2,
-                "num_generations": 3,
-                "per_device_train_batch_size": 6,
-                "max_completion_length": 6,
-                "learning_rate": 3e-3,
-                "beta": 0.1,
-                **(trainer or {}),
-            },
+            "trainer": {**SHORT_REINFORCEMENT, **(trainer or {})},
             **changes,
         }
         path = tmp_path / f"{name}.yaml"

@@ -1,10 +1,10 @@
 """Public preference pairs, in TRL's conversational format."""
 
-import hashlib
 import re
 from typing import Any
 
 from trivet.data.public._registry import Hub, LeftOut, SourceRow, public_set
+from trivet.data.public.questions import shuffled
 
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
@@ -129,7 +129,7 @@ def truthfulqa_pairs(row: SourceRow) -> dict[str, Any] | LeftOut:
     wrong = [text for text in dict.fromkeys(part.strip() for part in wrong) if text and text != right]
     if not wrong:
         return LeftOut("there is no wrong answer")
-    rejected = min(wrong, key=lambda text: hashlib.sha256(f"{question}\0{text}".encode()).digest())
+    rejected = shuffled(wrong, salt=question)[0]
     return {
         "prompt": [{"role": "user", "content": question}],
         "chosen": [{"role": "assistant", "content": right}],

@@ -127,7 +127,7 @@ def truthfulqa(row: SourceRow) -> dict[str, Any] | LeftOut:
     wrong = [text for text in dict.fromkeys(wrong) if text and text != right]
     if not wrong:
         return LeftOut("there is no wrong answer")
-    choices = _shuffled([right, *wrong], salt=question)
+    choices = shuffled([right, *wrong], salt=question)
     return {
         "prompt": question,
         "choices": choices,
@@ -137,7 +137,7 @@ def truthfulqa(row: SourceRow) -> dict[str, Any] | LeftOut:
     }
 
 
-def _shuffled(choices: Sequence[str], *, salt: str) -> list[str]:
+def shuffled(choices: Sequence[str], *, salt: str) -> list[str]:
     """``choices`` in an order that depends on their content and ``salt`` alone."""
     return sorted(choices, key=lambda choice: hashlib.sha256(f"{salt}\0{choice}".encode()).digest())
 
